@@ -1,0 +1,3 @@
+"""autodo_jax."""
+
+from autodo_jax.implicit import *  # noqa

@@ -1,0 +1,22 @@
+"""Hypergradients by implicit differentiation; knows no network and no data set."""
+
+from autodo_jax.implicit import curvature, solvers
+from autodo_jax.implicit.argmin import implicit_argmin
+from autodo_jax.implicit.hypergradient import (
+    HypergradInfo,
+    hypergrad,
+    hypergrad_root,
+    value_and_hypergrad,
+    value_and_hypergrad_root,
+)
+
+__all__ = [
+    "HypergradInfo",
+    "curvature",
+    "hypergrad",
+    "hypergrad_root",
+    "implicit_argmin",
+    "solvers",
+    "value_and_hypergrad",
+    "value_and_hypergrad_root",
+]

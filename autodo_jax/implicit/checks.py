@@ -1,0 +1,130 @@
+"""Checks of the arguments of the public functions: what came, what was expected.
+
+All of them read shapes, dtypes and structures only, so they cost nothing under `jit`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+
+
+def check_callable(name: str, value: Any, hint: str) -> None:
+    """Raises a TypeError unless `value` can be called."""
+    if not callable(value):
+        raise TypeError(f"`{name}` must be a callable, got {value!r}; {hint}.")
+
+
+def check_floating(name: str, tree: PyTree) -> None:
+    """Raises a TypeError for leaves without a derivative, a ValueError for no leaf."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    if not leaves:
+        raise ValueError(f"`{name}` has no leaves, expected a pytree of arrays.")
+    for path, leaf in leaves:
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None and isinstance(leaf, float):
+            continue
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            got = type(leaf).__name__ if dtype is None else dtype
+            where = f"{name}{jax.tree_util.keystr(path)}"
+            raise TypeError(
+                f"`{name}` must hold floating-point arrays only, got {got} at {where}; "
+                "pass integers and keys as inner_args or outer_args."
+            )
+
+
+def scalar_loss(name: str, loss: Callable, has_aux: bool = False) -> Callable:
+    """Wraps `loss` to raise a ValueError or TypeError unless it returns a scalar."""
+
+    def checked(*args):
+        returned = loss(*args)
+        if has_aux and not (isinstance(returned, tuple) and len(returned) == 2):
+            raise TypeError(
+                f"`{name}` must return a pair (scalar, aux) with outer_has_aux=True, "
+                f"got {type(returned).__name__}."
+            )
+        value = returned[0] if has_aux else returned
+        if len(jax.tree.leaves(value)) != 1 or isinstance(value, (tuple, list, dict)):
+            raise TypeError(
+                f"`{name}` must return a scalar array, got "
+                f"{jax.tree.structure(value)}; with auxiliary output of the outer loss "
+                "pass outer_has_aux=True."
+            )
+        value = jnp.asarray(value)
+        if value.shape != ():
+            raise ValueError(
+                f"`{name}` must return a scalar, got an array of shape {value.shape}; "
+                "take the mean over the batch."
+            )
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            raise TypeError(f"`{name}` must return a float, got {value.dtype}.")
+        return (value, returned[1]) if has_aux else value
+
+    return checked
+
+
+def check_like(name: str, tree: PyTree, like_name: str, like: PyTree) -> None:
+    """Raises a TypeError unless `tree` has the structure and shapes of `like`."""
+    structure: Any = jax.tree.structure(tree)
+    expected: Any = jax.tree.structure(like)
+    if structure != expected:
+        raise TypeError(
+            f"{name} must have the structure of {like_name}, got {structure}, "
+            f"expected {expected}."
+        )
+    pairs = zip(
+        jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(like), strict=True
+    )
+    for (path, leaf), other in pairs:
+        if jnp.shape(leaf) != jnp.shape(other):
+            raise TypeError(
+                f"{name} must have the shapes of {like_name}, got {jnp.shape(leaf)} at "
+                f"{jax.tree_util.keystr(path) or 'its only leaf'}, expected "
+                f"{jnp.shape(other)}."
+            )
+
+
+def check_axis_name(axis_name: Any) -> None:
+    """Raises a ValueError unless `axis_name` (or each of a tuple) is a mapped axis."""
+    if axis_name is None:
+        return
+    try:
+        jax.lax.axis_index(axis_name)
+    except NameError:
+        raise ValueError(
+            f"`axis_name` must name an axis mapped around this call, got {axis_name!r},"
+            " which is not bound; map the function with jax.pmap, jax.shard_map or "
+            "jax.vmap(axis_name=...), or leave axis_name=None."
+        ) from None
+
+
+def leading_axis(name: str, tree: PyTree) -> int:
+    """Returns the common length of the first axis of all leaves; ValueError if none."""
+    lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
+    if len(lengths) != 1 or () in lengths:
+        raise ValueError(
+            f"`{name}` must hold arrays with one common leading axis (a batch per "
+            f"product), got leading axes {sorted(lengths)}."
+        )
+    return lengths.pop()[0]
+
+
+def depends_on_input(linear_function: Callable, example: PyTree) -> bool:
+    """True unless `linear_function` is zero by the structure of its program.
+
+    A linear function whose outputs do not depend on its input is zero. This tells a
+    derivative that is missing from one that happens to vanish, without numbers.
+    """
+    jaxpr = jax.make_jaxpr(linear_function)(example).jaxpr
+    reached = set(jaxpr.invars)
+    for equation in jaxpr.eqns:
+        if any(var in reached for var in equation.invars if not _is_literal(var)):
+            reached.update(equation.outvars)
+    return any(not _is_literal(var) and var in reached for var in jaxpr.outvars)
+
+
+def _is_literal(atom: Any) -> bool:
+    return hasattr(atom, "val")

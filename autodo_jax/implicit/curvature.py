@@ -1,0 +1,132 @@
+"""Curvatures: what stands for the Hessian of the inner loss in Eq. 5.
+
+A curvature is a callable `(inner_loss, params, hparams, inner_args) -> matvec`; its
+product must be symmetric and linear. `hypergrad` takes the mixed derivative from the
+inner loss itself, whatever the curvature.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from autodo_jax.implicit.solvers import Matvec, damp
+
+PyTree = Any
+Curvature = Callable[[Callable, PyTree, PyTree, tuple], Matvec]
+
+_MODES = ("forward-over-reverse", "reverse-over-reverse")
+
+
+def hessian(mode: str = "forward-over-reverse", damping: float = 0.0) -> "Hessian":
+    """The Hessian of the inner loss in the parameters, plus `damping` times I.
+
+    Args:
+      mode: `"forward-over-reverse"` (a jvp of the gradient: the cheapest), or
+        `"reverse-over-reverse"` (a vjp of it) for losses with a `jax.custom_vjp` that
+        has no forward mode.
+      damping: d >= 0.
+
+    Raises:
+      ValueError: an unknown mode.
+    """
+    return Hessian(mode, damping)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hessian:
+    """The curvature made by `hessian`; see there."""
+
+    mode: str
+    damping: float
+
+    def __post_init__(self):
+        if self.mode not in _MODES:
+            raise ValueError(f"`mode` must be one of {_MODES}, got {self.mode!r}.")
+
+    def __call__(self, inner_loss, params, hparams, inner_args) -> Matvec:
+        def gradient(theta):
+            return jax.grad(inner_loss)(theta, hparams, *inner_args)
+
+        # Linearized once: the forward pass is shared by all products.
+        if self.mode == "forward-over-reverse":
+            _, product = jax.linearize(gradient, params)
+        else:
+            _, pullback = jax.vjp(gradient, params)
+            product = lambda v: pullback(v)[0]  # noqa: E731
+        return damp(product, self.damping)
+
+
+def gauss_newton(
+    outputs_fn: Callable, loss_on_outputs: Callable, damping: float = 0.0
+) -> Curvature:
+    """Generalized Gauss-Newton matrix: the Hessian with the outputs linearized.
+
+    `J' (d2 loss / d outputs2) J`, and where `loss_on_outputs` depends on the parameters
+    directly (weight decay) its second derivatives in them too. Positive semi-definite
+    where the loss is convex in the outputs.
+
+    Args:
+      outputs_fn: `(params, hparams, *inner_args) -> outputs`, any pytree.
+      loss_on_outputs: `(outputs, params, hparams, *inner_args) -> scalar`; of
+        `outputs_fn` it must make the inner loss.
+      damping: d >= 0, adds d I.
+    """
+
+    def curvature(inner_loss, params, hparams, inner_args) -> Matvec:
+        del inner_loss
+        outputs, pushforward = jax.linearize(
+            lambda theta: outputs_fn(theta, hparams, *inner_args), params
+        )
+
+        def gradient(offset):
+            # In an offset from params, because a linearized function takes tangents.
+            def loss(delta):
+                linearized = optax.tree.add(outputs, pushforward(delta))
+                theta = optax.tree.add(params, delta)
+                return loss_on_outputs(linearized, theta, hparams, *inner_args)
+
+            return jax.grad(loss)(offset)
+
+        _, product = jax.linearize(gradient, optax.tree.zeros_like(params))
+        return damp(product, damping)
+
+    return curvature
+
+
+def fisher(per_example_losses: Callable, damping: float = 0.0) -> Curvature:
+    """Empirical Fisher information `sum_i u_i u_i' / N` (Eq. 7, App. C).
+
+    `u_i` is the gradient of the i-th loss in the parameters. Positive semi-definite;
+    equal to the Hessian in expectation where the model fits the labels.
+
+    Args:
+      per_example_losses: `(params, hparams, *inner_args) -> [N]` losses whose mean is
+        the data term of the inner loss.
+      damping: d >= 0, adds d I (the weight decay goes here).
+
+    Raises:
+      ValueError: the losses are not a vector.
+    """
+
+    def curvature(inner_loss, params, hparams, inner_args) -> Matvec:
+        del inner_loss
+        losses, pushforward = jax.linearize(
+            lambda theta: per_example_losses(theta, hparams, *inner_args), params
+        )
+        if jnp.ndim(losses) != 1:
+            raise ValueError(
+                "`per_example_losses` must return an array of shape [N], got "
+                f"{jnp.shape(losses)}."
+            )
+        pullback = jax.linear_transpose(pushforward, params)
+
+        def product(v):
+            return pullback(pushforward(v) / losses.size)[0]
+
+        return damp(product, damping)
+
+    return curvature

@@ -1,0 +1,349 @@
+"""Linear solvers: callables `(matvec, b) -> x` or `-> (x, info)` for `A x = b`.
+
+`A` is symmetric unless a solver says otherwise, given only by its product
+`matvec(v) = A v` on pytrees; `b` and `x` are pytrees of the same structure. Any such
+callable can be passed to `hypergrad(solver=...)`, `jax.scipy.sparse.linalg.cg`, `gmres`
+and `bicgstab` among them. Products are counted because each costs about two gradients
+of the inner loss.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+from autodo_jax.implicit import checks, tree
+
+PyTree = Any
+Matvec = Callable[[PyTree], PyTree]
+Solver = Callable[[Matvec, PyTree], Any]
+
+
+@runtime_checkable
+class StochasticSolver(Protocol):
+    """A solver that stays right with another product at each of its iterations."""
+
+    num_terms: int
+
+    def stochastic(self, matvec_at: Callable[[chex.Numeric], Matvec], b: PyTree):
+        """Solves with product j taken by `matvec_at(j)`, j = 0..num_terms-1."""
+
+
+# Convolutions inside XLA loops are an order of magnitude slower on CPU, so short loops
+# are unrolled.
+_MAX_UNROLLED = 8
+# Power iteration approaches the largest eigenvalue from below.
+_AUTO_NUM_STEPS = 16
+_AUTO_MARGIN = 1.05
+
+
+def neumann(
+    num_terms: int = 5, step_size: chex.Numeric | str = "auto", damping: float = 0.0
+) -> "Neumann":
+    """Truncated Neumann series `x = a * sum_{j=0..num_terms} (I - a A)^j b` (Sec. 3.2).
+
+    `num_terms` products. Converges to `A^-1 b` iff `0 < a < 2 / lambda_max(A)`, at the
+    rate `max |1 - a lambda|`; equals the hypergradient through `num_terms + 1` unrolled
+    steps of gradient descent with learning rate `a`.
+
+    Args:
+      num_terms: T >= 0. The paper uses 5.
+      step_size: a > 0, a float or a traced scalar; `"auto"` takes `1 / lambda_max` from
+        a power iteration (16 more products). The paper's program uses 0.01.
+      damping: d >= 0, solves with `A + d I`.
+
+    Raises:
+      ValueError: num_terms < 0, step_size <= 0, an unknown string, or damping < 0.
+    """
+    return Neumann(num_terms, step_size, damping)
+
+
+def identity(scale: chex.Numeric = 1.0) -> "Neumann":
+    """`x = scale * b`, no product: the T1-T2 estimator of DARTS (Sec. 3.3)."""
+    return Neumann(0, scale, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Neumann:
+    """The solver made by `neumann` and `identity`; see there."""
+
+    num_terms: int
+    step_size: chex.Numeric | str
+    damping: float
+
+    def __post_init__(self):
+        _check_count("num_terms", self.num_terms, minimum=0)
+        _check_nonnegative("damping", self.damping)
+        if isinstance(self.step_size, str):
+            if self.step_size != "auto":
+                raise ValueError(
+                    "`step_size` must be a positive number or 'auto', got "
+                    f"{self.step_size!r}."
+                )
+        elif not isinstance(self.step_size, jax.core.Tracer) and not (
+            math.isfinite(self.step_size) and self.step_size > 0
+        ):
+            raise ValueError(
+                "`step_size` must be a positive number or 'auto', got "
+                f"{self.step_size}."
+            )
+
+    def __call__(self, matvec: Matvec, b: PyTree) -> PyTree:
+        return self.stochastic(lambda _: matvec, b)
+
+    def stochastic(self, matvec_at: Callable[[chex.Numeric], Matvec], b: PyTree):
+        """The series with product j taken by `matvec_at(j)`, j = 0..num_terms-1.
+
+        With independent unbiased products the sum is unbiased for the truncated series,
+        which no Krylov method is. `"auto"` looks at `matvec_at(num_terms)` only.
+        """
+        step = self.step_size
+        if isinstance(step, str):
+            step = _auto_step(damp(matvec_at(self.num_terms), self.damping), b)
+
+        def term(j, carry):
+            total, power = carry
+            product = damp(matvec_at(j), self.damping)(power)
+            power = tree.add_scaled(power, -step, product)
+            return optax.tree.add(total, power), power
+
+        if self.num_terms <= _MAX_UNROLLED:
+            carry = (b, b)
+            for j in range(self.num_terms):
+                carry = term(j, carry)
+        else:
+            carry = jax.lax.fori_loop(0, self.num_terms, term, (b, b))
+        return tree.scale(step, carry[0])
+
+
+class ConjugateGradientInfo(NamedTuple):
+    """How a conjugate-gradient solve ended."""
+
+    num_iters: chex.Array  # products used
+    residual_norm: chex.Array  # |A x - b| / |b| by the recurrence
+    negative_curvature: chex.Array  # True: stopped at a direction with p' A p <= 0
+
+
+def conjugate_gradient(
+    max_iters: int = 20,
+    *,
+    tol: float | None = None,
+    damping: float = 0.0,
+    preconditioner: Matvec | None = None,
+) -> Solver:
+    """Preconditioned conjugate gradients for a symmetric positive definite A.
+
+    At most `max_iters` products. The right-hand side is scaled to unit norm, so tiny
+    gradients do not underflow; `b = 0` gives 0. Stops at a direction of negative
+    curvature with what it has (at the first one: the preconditioned right-hand side)
+    and says so in its `ConjugateGradientInfo`.
+
+    Args:
+      max_iters: most iterations, >= 1.
+      tol: stops at `|A x - b| <= tol * |b|`; None: ten times machine epsilon.
+      damping: d >= 0, solves with `A + d I`.
+      preconditioner: `v -> M v` with M symmetric positive definite, about `A^-1`.
+    """
+    _check_count("max_iters", max_iters, minimum=1)
+    _check_nonnegative("damping", damping)
+    if tol is not None:
+        _check_nonnegative("tol", tol)
+    precondition = preconditioner or (lambda v: v)
+
+    def solve(matvec: Matvec, b: PyTree):
+        matvec = damp(matvec, damping)
+        unit, b_norm = tree.normalize(b)
+        dtype = b_norm.dtype
+        threshold = 10 * jnp.finfo(dtype).eps if tol is None else tol
+
+        def going_on(state):
+            k, _, r, _, _, stopped = state
+            return (k < max_iters) & ~stopped & (tree.norm(r) > threshold)
+
+        def iterate(state):
+            k, x, r, p, rz, _ = state
+            product = matvec(p)
+            curvature = optax.tree.vdot(p, product)
+            negative = curvature <= 0
+            # No step where the curvature is negative, except at the first iteration.
+            safe = jnp.where(negative, 1, curvature)
+            x_step = jnp.where(negative, jnp.where(k == 0, 1, 0), rz / safe)
+            r_step = jnp.where(negative, 0, rz / safe)
+            x = tree.add_scaled(x, x_step, p)
+            r = tree.add_scaled(r, -r_step, product)
+            z = precondition(r)
+            new_rz = optax.tree.vdot(r, z)
+            p = tree.add_scaled(z, new_rz / jnp.where(rz == 0, 1, rz), p)
+            return k + 1, x, r, p, new_rz, negative
+
+        z = precondition(unit)
+        start = (
+            jnp.zeros((), jnp.int32),
+            optax.tree.zeros_like(unit),
+            unit,
+            z,
+            optax.tree.vdot(unit, z),
+            jnp.array(False),
+        )
+        k, x, r, _, _, stopped = _while(going_on, iterate, start, max_iters)
+        return tree.scale(b_norm, x), ConjugateGradientInfo(k, tree.norm(r), stopped)
+
+    return solve
+
+
+def nystrom(rank: int, damping: float, key: chex.PRNGKey) -> Solver:
+    """Solves with `A_rank + damping I`, A_rank the randomized Nystrom approximation.
+
+    `A_rank = Y (Q' Y)^+ Y'` with `Y = A Q` for a random orthonormal Q of `rank`
+    columns: `rank` products (one batch of them), memory `rank` x the parameters. Pays
+    where A is close to low rank plus `damping I`, and only there; exact at full rank.
+    For `damping=0` directions outside the range of A_rank are dropped.
+
+    Args:
+      rank: number of columns, >= 1; more than the number of parameters is cut to it.
+      damping: d >= 0, part of the system that is solved.
+      key: of the random test matrix.
+    """
+    _check_count("rank", rank, minimum=1)
+    _check_nonnegative("damping", damping)
+
+    def solve(matvec: Matvec, b: PyTree) -> PyTree:
+        flat_b, unravel = ravel_pytree(b)
+        columns = min(rank, flat_b.size)
+        test = jax.random.normal(key, (flat_b.size, columns), flat_b.dtype)
+        q, _ = jnp.linalg.qr(test)
+
+        def flat_matvec(v):
+            return ravel_pytree(matvec(unravel(v)))[0]
+
+        y = jax.vmap(flat_matvec, in_axes=1, out_axes=1)(q)
+        core = q.T @ y
+        basis, r = jnp.linalg.qr(y)
+        inverse_core = jnp.linalg.pinv((core + core.T) / 2, hermitian=True)
+        values, vectors = jnp.linalg.eigh(r @ inverse_core @ r.T)
+        u = basis @ vectors
+        along = u.T @ flat_b
+        # The eigenvalues that are zero to rounding count as outside the range.
+        floor = jnp.finfo(values.dtype).eps * columns * jnp.max(jnp.abs(values))
+        in_range = jnp.abs(values) > floor
+        shifted = jnp.where(in_range, values + damping, 1)
+        x = u @ jnp.where(in_range, along / shifted, 0)
+        if not _is_zero(damping):
+            x = x + (flat_b - u @ jnp.where(in_range, along, 0)) / damping
+        return unravel(x)
+
+    return solve
+
+
+def dense(damping: float = 0.0) -> Solver:
+    """Materialises `A + damping I` and solves by LU; A need not be symmetric.
+
+    One product and one row of memory per parameter: for tests and small heads.
+    """
+    _check_nonnegative("damping", damping)
+
+    def solve(matvec: Matvec, b: PyTree) -> PyTree:
+        flat_b, unravel = ravel_pytree(b)
+
+        def column(v):
+            return ravel_pytree(damp(matvec, damping)(unravel(v)))[0]
+
+        eye = jnp.eye(flat_b.size, dtype=flat_b.dtype)
+        matrix = jax.vmap(column, out_axes=1)(eye)
+        return unravel(jnp.linalg.solve(matrix, flat_b))
+
+    return solve
+
+
+def largest_eigenvalue(
+    matvec: Matvec, like: PyTree, key: chex.PRNGKey | None = None, num_steps: int = 20
+) -> chex.Array:
+    """Estimates the largest |eigenvalue| of a symmetric A by power iteration.
+
+    A lower bound of it (the norm of the product with a unit vector), usually within a
+    few percent after 20 steps; `num_steps` products.
+
+    Args:
+      matvec: `v -> A v`.
+      like: pytree with the shapes of v.
+      key: of the random start; None: a fixed one.
+      num_steps: number of products, >= 1.
+    """
+    _check_count("num_steps", num_steps, minimum=1)
+    key = jax.random.key(0) if key is None else key
+    like = tree.promote(jax.tree.map(jnp.asarray, like))
+    start = optax.tree.random_like(key, like, jax.random.normal)
+
+    def step(_, carry):
+        return tree.normalize(matvec(carry[0]))
+
+    carry = tree.normalize(start)
+    if num_steps <= _MAX_UNROLLED:
+        for i in range(num_steps):
+            carry = step(i, carry)
+    else:
+        carry = jax.lax.fori_loop(0, num_steps, step, carry)
+    return carry[1]
+
+
+def _auto_step(matvec: Matvec, like: PyTree) -> chex.Array:
+    bound = _AUTO_MARGIN * largest_eigenvalue(matvec, like, num_steps=_AUTO_NUM_STEPS)
+    return 1 / jnp.where(bound > 0, bound, 1)
+
+
+def split_info(returned: Any, b: PyTree) -> tuple[PyTree, Any]:
+    """Reads what a solver returned, x or (x, info); info is None where there is none.
+
+    Raises:
+      TypeError: x has not the structure and shapes of `b`.
+    """
+    structure: Any = jax.tree.structure(returned)
+    is_pair = isinstance(returned, tuple) and len(returned) == 2
+    x, info = returned, None
+    if is_pair and structure != jax.tree.structure(b):
+        x, info = returned
+    checks.check_like("What `solver` returns", x, "its right-hand side", b)
+    return x, info
+
+
+def damp(matvec: Matvec, damping: float) -> Matvec:
+    """The product with `A + damping I`."""
+    if _is_zero(damping):
+        return matvec
+    return lambda v: tree.add_scaled(matvec(v), damping, v)
+
+
+def _while(condition, body, state, max_iters: int):
+    """`lax.while_loop` of at most `max_iters` turns; unrolled where that is short."""
+    if max_iters > _MAX_UNROLLED:
+        return jax.lax.while_loop(condition, body, state)
+    for _ in range(max_iters):
+        going_on = condition(state)
+        new_state = body(state)
+        state = jax.tree.map(functools.partial(jnp.where, going_on), new_state, state)
+    return state
+
+
+def _is_zero(damping: Any) -> bool:
+    return isinstance(damping, (int, float)) and damping == 0
+
+
+def _check_count(name: str, value: Any, minimum: int) -> None:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"`{name}` must be an integer >= {minimum}, got {value!r}.")
+    if value < minimum:
+        raise ValueError(f"`{name}` must be an integer >= {minimum}, got {value}.")
+
+
+def _check_nonnegative(name: str, value: Any) -> None:
+    if isinstance(value, str):
+        raise TypeError(f"`{name}` must be a number >= 0, got {value!r}.")
+    if not isinstance(value, jax.core.Tracer) and not value >= 0:
+        raise ValueError(f"`{name}` must be a number >= 0, got {value}.")
