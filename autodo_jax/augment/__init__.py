@@ -1,0 +1,1 @@
+"""Augmentation: the learned sub-model g_A and the standard one before it."""

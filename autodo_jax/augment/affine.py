@@ -1,0 +1,150 @@
+"""The six affine operations of g_A, composed into one map and resampled once (Eq. 8).
+
+Images are float arrays [B, H, W, C] of any range. A map is a *pull* map, as in
+`dm_pix.affine_transform`: a matrix [B, 3, 3] that takes homogeneous output coordinates
+(x to the right, y downwards, in pixels, origin at the image centre) to the input
+coordinates that are read there. Outside the image its border is replicated.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+# A zoom of zero or less has no inverse; Gaussian magnitudes reach it in their tail.
+_MIN_ZOOM = 0.1
+
+
+class Operation(NamedTuple):
+    """An operation with the prior of its magnitude (Sec. 4.1)."""
+
+    apply: Callable  # affine: magnitude [B], (H, W) -> pull map [B, 3, 3]
+    mean: float  # mu: the magnitude at which the operation is the identity
+    range: float  # rng: unit of the magnitude's standard deviation
+
+
+def _matrix(rows: Sequence[Sequence[chex.Numeric]], like: chex.Array) -> chex.Array:
+    entries = [[jnp.broadcast_to(entry, like.shape) for entry in row] for row in rows]
+    return jnp.stack([jnp.stack(row, -1) for row in entries], -2).astype(like.dtype)
+
+
+def _rotate(degrees: chex.Array, size: tuple[int, int]) -> chex.Array:
+    """Turns the content counter-clockwise."""
+    del size
+    cos, sin = jnp.cos(jnp.deg2rad(degrees)), jnp.sin(jnp.deg2rad(degrees))
+    return _matrix([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], degrees)
+
+
+def _scale(zoom: chex.Array, size: tuple[int, int]) -> chex.Array:
+    """Enlarges the content `zoom` times in both directions."""
+    del size
+    shrink = 1 / jnp.maximum(zoom, _MIN_ZOOM)
+    return _matrix([[shrink, 0, 0], [0, shrink, 0], [0, 0, 1]], zoom)
+
+
+def _scale_x(zoom: chex.Array, size: tuple[int, int]) -> chex.Array:
+    """Enlarges the content `zoom` times in width."""
+    del size
+    shrink = 1 / jnp.maximum(zoom, _MIN_ZOOM)
+    return _matrix([[shrink, 0, 0], [0, 1, 0], [0, 0, 1]], zoom)
+
+
+def _scale_y(zoom: chex.Array, size: tuple[int, int]) -> chex.Array:
+    """Enlarges the content `zoom` times in height."""
+    del size
+    shrink = 1 / jnp.maximum(zoom, _MIN_ZOOM)
+    return _matrix([[1, 0, 0], [0, shrink, 0], [0, 0, 1]], zoom)
+
+
+def _translate_x(share: chex.Array, size: tuple[int, int]) -> chex.Array:
+    """Moves the content right by `share` of the width."""
+    return _matrix([[1, 0, -share * size[1]], [0, 1, 0], [0, 0, 1]], share)
+
+
+def _translate_y(share: chex.Array, size: tuple[int, int]) -> chex.Array:
+    """Moves the content down by `share` of the height."""
+    return _matrix([[1, 0, 0], [0, 1, -share * size[0]], [0, 0, 1]], share)
+
+
+def _shear_x(slope: chex.Array, size: tuple[int, int]) -> chex.Array:
+    """Moves each row of the content right by `slope` pixels per pixel downwards."""
+    del size
+    return _matrix([[1, -slope, 0], [0, 1, 0], [0, 0, 1]], slope)
+
+
+def _shear_y(slope: chex.Array, size: tuple[int, int]) -> chex.Array:
+    """Moves each column of the content down by `slope` pixels per pixel rightwards."""
+    del size
+    return _matrix([[1, 0, 0], [-slope, 1, 0], [0, 0, 1]], slope)
+
+
+OPERATIONS = {
+    "rotate": Operation(_rotate, 0.0, 30.0),
+    "scale": Operation(_scale, 1.0, 0.5),
+    "translate_x": Operation(_translate_x, 0.0, 0.45),
+    "translate_y": Operation(_translate_y, 0.0, 0.45),
+    "shear_x": Operation(_shear_x, 0.0, 0.3),
+    "shear_y": Operation(_shear_y, 0.0, 0.3),
+    "scale_x": Operation(_scale_x, 1.0, 0.5),
+    "scale_y": Operation(_scale_y, 1.0, 0.5),
+}
+
+
+def compose(
+    names: Sequence[str], magnitudes: chex.Array, size: tuple[int, int]
+) -> chex.Array:
+    """Returns the pull map [B, 3, 3] of the operations applied in the order of `names`.
+
+    Args:
+      names: keys of `OPERATIONS`, at least one.
+      magnitudes: [B, len(names)] in degrees, factors, shares of the side, slopes.
+      size: (H, W) of the images.
+    """
+    maps = [
+        OPERATIONS[name].apply(magnitudes[:, a], size) for a, name in enumerate(names)
+    ]
+    # The last operation is nearest to the output, so its pull map acts first.
+    total = maps[0]
+    for pull_map in maps[1:]:
+        total = jnp.einsum("bij,bjk->bik", total, pull_map)
+    return total
+
+
+def resample(images: chex.Array, pull_map: chex.Array) -> chex.Array:
+    """Reads `images` through `pull_map` with bilinear interpolation.
+
+    Differentiable in the map (almost everywhere) and in the images.
+
+    Args:
+      images: [B, H, W, C].
+      pull_map: [B, 3, 3], affine (last row 0, 0, 1).
+    """
+    height, width = images.shape[1:3]
+    y = jnp.arange(height, dtype=pull_map.dtype) - (height - 1) / 2
+    x = jnp.arange(width, dtype=pull_map.dtype) - (width - 1) / 2
+
+    def coordinate(row: int, extent: int) -> tuple[chex.Array, chex.Array]:
+        along_x = pull_map[:, row, 0, None, None] * x[None, None, :]
+        along_y = pull_map[:, row, 1, None, None] * y[None, :, None]
+        at = along_x + along_y + pull_map[:, row, 2, None, None] + (extent - 1) / 2
+        at = jnp.clip(at, 0, extent - 1)  # Replicates the border.
+        low = jnp.clip(jnp.floor(jax.lax.stop_gradient(at)), 0, max(extent - 2, 0))
+        return low.astype(jnp.int32), (at - low)[..., None]
+
+    x_low, x_fraction = coordinate(0, width)
+    y_low, y_fraction = coordinate(1, height)
+    # Whole pixels are gathered from a flat list: XLA's fastest form of a gather on CPU.
+    pixels = images.reshape(-1, images.shape[3])
+    first = jnp.arange(images.shape[0], dtype=jnp.int32)[:, None, None] * height * width
+    corner = first + y_low * width + x_low
+
+    def tap(down: int, right: int) -> chex.Array:
+        step = min(down, height - 1) * width + min(right, width - 1)
+        return pixels.at[corner + step].get(mode="promise_in_bounds")
+
+    top_left, bottom_left = tap(0, 0), tap(1, 0)
+    top = top_left + x_fraction * (tap(0, 1) - top_left)
+    bottom = bottom_left + x_fraction * (tap(1, 1) - bottom_left)
+    return top + y_fraction * (bottom - top)

@@ -1,0 +1,258 @@
+"""Every field of an experiment's configuration, once, with its unit and source.
+
+The files in `configs/` start from `default_config()` and change what differs; the
+paper's values (Sec. 5, App. A) are the defaults. `apply_method` sets the fields that
+make a row of the paper's tables, `validate` refuses what cannot run.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import ml_collections
+
+from autodo_jax import models
+from autodo_jax.augment import color
+from autodo_jax.augment.learned import OPERATIONS
+from autodo_jax.data.sources import SOURCES
+
+# (hyper.augment, hyper.weights, hyper.soft_labels) of each method.
+METHODS = {
+    "baseline": ("none", False, False),
+    "autodo_shared": ("shared", False, False),  # lambda_ASHA
+    "autodo_a": ("per_point", False, False),  # lambda_A
+    "autodo_aw": ("per_point", True, False),  # lambda_A,W
+    "autodo_s": ("none", False, True),  # lambda_S
+    "autodo": ("per_point", True, True),  # lambda_A,W,S
+}
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """Returns all fields with the paper's values where it gives one."""
+    config = ml_collections.ConfigDict()
+    config.name = "default"  # names the folder below runs/
+    config.method = "autodo"  # a key of METHODS, set by apply_method
+    config.seed = 0  # of split, distortions, initialization and every draw
+    config.epochs = 200  # passes over the train set (App. A)
+    config.batch_size = 256  # points a step, train and validation (App. A)
+    config.eval_batch_size = (
+        512  # points a step without gradients; no effect on results
+    )
+    config.debug_nans = False  # stop at the operation that makes a NaN; slow
+
+    config.data = _data()
+    config.augment = _augment()
+    config.model = _model()
+    config.task = _task()
+    config.hyper = _hyper()
+    return config
+
+
+def _data() -> ml_collections.ConfigDict:
+    data = ml_collections.ConfigDict()
+    data.source = "digits"  # a key of data.sources.SOURCES
+    data.test_fraction = 0.25  # share of all points, where the source has no test set
+    data.validation_fraction = 0.2  # share of the remaining points (Sec. 5.1)
+    data.imbalance_ratio = 1.0  # IR >= 1: frequent over rare points (Sec. 5.1)
+    data.noise_ratio = 0.0  # NR in [0, 1]: share of labels drawn anew (Sec. 5.1)
+    data.mean = (0.0,)  # of each channel, pixels in [0, 1]
+    data.std = (1.0,)  # of each channel, pixels in [0, 1]
+    return data
+
+
+def _augment() -> ml_collections.ConfigDict:
+    augment = ml_collections.ConfigDict()
+    # Standard augmentation, the same for every method (Sec. 5.1).
+    augment.crop_padding = 4  # pixels around a random crop to the same size; 0: none
+    augment.flip = False  # mirror half of the images
+    augment.erase_probability = 0.5  # share of images with an erased rectangle
+    # Learned augmentation g_A (Sec. 4.1), in this order.
+    augment.operations = (
+        "rotate",
+        "scale",
+        "translate_x",
+        "translate_y",
+        "shear_x",
+        "shear_y",
+    )
+    augment.magnitude = 10.0  # M > 0, scales the ranges of all magnitudes as M / 10
+    augment.gate_probability = (
+        0.25  # of an open gate at the start, in (0, 1) (Sec. 4.1)
+    )
+    augment.temperature = 1.0  # of the relaxed Bernoulli gates, > 0
+    return augment
+
+
+def _model() -> ml_collections.ConfigDict:
+    model = ml_collections.ConfigDict()
+    model.name = "wide_resnet"  # one of models.NAMES
+    model.depth = 28  # of wide_resnet, 6n + 4 (Sec. 5.1)
+    model.width = 10  # of wide_resnet, factor of the channels (Sec. 5.1)
+    model.widths = (32, 64, 64)  # of small_cnn, channels of each stage
+    model.dtype = "float32"  # of the encoder's computation: float32 or bfloat16
+    return model
+
+
+def _task() -> ml_collections.ConfigDict:
+    task = ml_collections.ConfigDict()  # SGD of theta, cosine schedule (App. A)
+    task.learning_rate = 0.1  # peak; SVHN 0.005 (App. A)
+    task.momentum = 0.9  # Nesterov (App. A)
+    task.weight_decay = 1e-4  # of all parameters (App. A)
+    task.warmup_epochs = 5  # rising from a tenth of the peak (App. A)
+    return task
+
+
+def _hyper() -> ml_collections.ConfigDict:
+    hyper = ml_collections.ConfigDict()  # Lambda and its RMSprop (App. A)
+    hyper.augment = "per_point"  # per_point, shared or none; set by the method
+    hyper.weights = True  # g_W (Sec. 4.2); set by the method
+    hyper.soft_labels = True  # g_S (Sec. 4.2); set by the method
+    hyper.frozen = False  # keep Lambda at its start: the control of a learned row
+    hyper.start_epoch = 50  # E, epochs before the outer loop starts (App. A)
+    hyper.learning_rate = 0.05  # peak; ImageNet 0.01 (App. A)
+    hyper.warmup_epochs = 5  # after E, rising from a tenth of the peak (App. A)
+    hyper.decay = 0.99  # of RMSprop's second moment (PyTorch's default)
+    hyper.eps = 1e-8  # of RMSprop, outside the root (PyTorch's default)
+    hyper.solver = "neumann"  # neumann, conjugate_gradient or identity (T1-T2, DARTS)
+    hyper.num_terms = 5  # T: products of the solve (App. A)
+    hyper.step_size = 0.01  # a < 2 / lambda_max of the Neumann series
+    hyper.auto_step_size = False  # a = 1 / lambda_max, estimated at each step, instead
+    hyper.smoothing = 0.1  # alpha of the soft labels at the start, in (0, 1) (App. A)
+    hyper.symmetric_kl = True  # loss to soft labels; False: KL(y^S || p) (Sec. 4.2)
+    return hyper
+
+
+def apply_method(config: ml_collections.ConfigDict, method: str | None) -> None:
+    """Sets the fields of a row of the paper's tables; None or "": `autodo`.
+
+    Raises:
+      ValueError: an unknown method.
+    """
+    method = method or "autodo"
+    if method not in METHODS:
+        raise ValueError(
+            f"unknown method {method!r}; use one of {', '.join(METHODS)}, as in "
+            f"--config=configs/{config.name}.py:autodo"
+        )
+    config.method = method
+    config.hyper.augment, config.hyper.weights, config.hyper.soft_labels = METHODS[
+        method
+    ]
+
+
+def has_hyperparams(config: ml_collections.ConfigDict) -> bool:
+    """True where any sub-model is in use, so that Lambda is not empty."""
+    hyper = config.hyper
+    return hyper.augment != "none" or hyper.weights or hyper.soft_labels
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Checks every field on its own and those that depend on each other.
+
+    Raises:
+      ValueError: names the field, what came and what is expected.
+    """
+    for name, (holds, expected) in _RULES.items():
+        value = _get(config, name)
+        if not (math.isfinite(value) and holds(value)):
+            _refuse(name, value, expected)
+    for name, choices in _CHOICES.items():
+        value = _get(config, name)
+        if value not in choices:
+            _refuse(name, value, f"one of {', '.join(choices)}")
+    _check_model(config.model)
+    _check_channels(config)
+    _check_operations(config)
+    learns = has_hyperparams(config) and not config.hyper.frozen
+    if learns and config.hyper.start_epoch >= config.epochs:
+        _refuse(
+            "hyper.start_epoch",
+            config.hyper.start_epoch,
+            f"less than epochs={config.epochs} (or --config.hyper.frozen=True)",
+        )
+
+
+_AT_LEAST_1 = (lambda v: v >= 1, "a number >= 1")
+_AT_LEAST_0 = (lambda v: v >= 0, "a number >= 0")
+_POSITIVE = (lambda v: v > 0, "a number > 0")
+_SHARE = (lambda v: 0 <= v <= 1, "a share in [0, 1]")
+_PROPER_SHARE = (lambda v: 0 < v < 1, "a share in (0, 1)")
+_DECAY = (lambda v: 0 <= v < 1, "a number in [0, 1)")
+
+_RULES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "seed": (lambda v: 0 <= v < 2**32, "an integer in [0, 2**32)"),
+    "epochs": _AT_LEAST_1,
+    "batch_size": _AT_LEAST_1,
+    "eval_batch_size": _AT_LEAST_1,
+    "data.test_fraction": _PROPER_SHARE,
+    "data.validation_fraction": _PROPER_SHARE,
+    "data.imbalance_ratio": _AT_LEAST_1,
+    "data.noise_ratio": _SHARE,
+    "augment.crop_padding": _AT_LEAST_0,
+    "augment.erase_probability": _SHARE,
+    "augment.magnitude": _POSITIVE,
+    "augment.gate_probability": _PROPER_SHARE,
+    "augment.temperature": _POSITIVE,
+    "model.width": _AT_LEAST_1,
+    "task.learning_rate": _POSITIVE,
+    "task.momentum": _DECAY,
+    "task.weight_decay": _AT_LEAST_0,
+    "task.warmup_epochs": _AT_LEAST_0,
+    "hyper.start_epoch": _AT_LEAST_0,
+    "hyper.learning_rate": _POSITIVE,
+    "hyper.warmup_epochs": _AT_LEAST_0,
+    "hyper.decay": _DECAY,
+    "hyper.eps": _POSITIVE,
+    "hyper.num_terms": _AT_LEAST_0,
+    "hyper.step_size": _POSITIVE,
+    "hyper.smoothing": _PROPER_SHARE,
+}
+
+_CHOICES = {
+    "method": tuple(METHODS),
+    "data.source": tuple(SOURCES),
+    "model.name": models.NAMES,
+    "model.dtype": ("float32", "bfloat16"),
+    "hyper.augment": ("per_point", "shared", "none"),
+    "hyper.solver": ("neumann", "conjugate_gradient", "identity"),
+}
+
+
+def _get(config: ml_collections.ConfigDict, name: str) -> Any:
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def _refuse(name: str, value: Any, expected: str) -> NoReturn:
+    raise ValueError(f"config.{name} is {value!r}, expected {expected}.")
+
+
+def _check_model(model: ml_collections.ConfigDict) -> None:
+    if model.depth < 10 or (model.depth - 4) % 6:
+        _refuse("model.depth", model.depth, "6n + 4 with n >= 1: 10, 16, 28, ...")
+    if not model.widths or min(model.widths) < 1:
+        _refuse("model.widths", model.widths, "channels >= 1, one number a stage")
+
+
+def _check_channels(config: ml_collections.ConfigDict) -> None:
+    mean, std = config.data.mean, config.data.std
+    if not mean or len(mean) != len(std):
+        _refuse("data.std", std, f"one number a channel, as data.mean={mean}")
+    if not all(value > 0 for value in std):
+        _refuse("data.std", std, "numbers > 0")
+
+
+def _check_operations(config: ml_collections.ConfigDict) -> None:
+    operations = config.augment.operations
+    unknown = [name for name in operations if name not in OPERATIONS]
+    if unknown or not operations or len(set(operations)) < len(operations):
+        _refuse(
+            "augment.operations", operations, f"distinct names of {tuple(OPERATIONS)}"
+        )
+    if len(config.data.mean) != 3 and not color.NEEDS_RGB.isdisjoint(operations):
+        _refuse(
+            "augment.operations",
+            operations,
+            f"none of {sorted(color.NEEDS_RGB)} for images without 3 channels",
+        )

@@ -1,0 +1,47 @@
+"""The distortions of the train set: class imbalance and label noise (Sec. 5.1)."""
+
+import numpy as np
+
+from autodo_jax.data.sources import Dataset
+
+
+def imbalance(
+    dataset: Dataset, ratio: float, num_classes: int, rng: np.random.Generator
+) -> Dataset:
+    """IR: makes the upper half of the classes rare.
+
+    Classes C/2..C-1 together keep (points of classes 0..C/2-1) / `ratio` points, spread
+    over these classes as evenly as their sizes allow; a ratio of 1 changes nothing.
+
+    Args:
+      dataset: points, undistorted.
+      ratio: IR >= 1.
+      num_classes: C.
+      rng: chooses the points that stay.
+    """
+    if ratio == 1:
+        return dataset
+    labels = dataset.labels
+    frequent = np.flatnonzero(labels < num_classes // 2)
+    num_kept = round(len(frequent) / ratio)
+    # Round i holds the i-th point of each rare class; the first rounds stay.
+    order = rng.permutation(np.flatnonzero(labels >= num_classes // 2))
+    rounds = np.zeros(len(order), np.int64)
+    for label in range(num_classes // 2, num_classes):
+        members = labels[order] == label
+        rounds[members] = np.arange(members.sum())
+    rare = order[np.argsort(rounds, kind="stable")][:num_kept]
+    return dataset.take(np.sort(np.concatenate([frequent, rare])))
+
+
+def flip_labels(
+    labels: np.ndarray, ratio: float, num_classes: int, rng: np.random.Generator
+) -> np.ndarray:
+    """NR: a share `ratio` of the labels is drawn anew, uniformly over all C classes.
+
+    So one in C of the chosen points keeps its label. Returns int32 [N].
+    """
+    chosen = rng.permutation(len(labels))[: round(ratio * len(labels))]
+    noisy = labels.copy()
+    noisy[chosen] = rng.integers(0, num_classes, len(chosen))
+    return noisy

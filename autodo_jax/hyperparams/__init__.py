@@ -1,0 +1,1 @@
+"""Lambda: the hyperparameters of each train point, and their optimizer."""

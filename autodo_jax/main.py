@@ -1,0 +1,191 @@
+"""Command line: one configuration, one run, one workdir.
+
+python -m autodo_jax.main --config=configs/digits.py[:METHOD] [--workdir=DIR]
+    [--config.field=value ...] [--overwrite] [--verbosity=1]
+"""
+
+import itertools
+import json
+import pathlib
+import runpy
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from autodo_jax import config as config_lib
+from autodo_jax.train import loop
+
+_USAGE = 2  # exit status: the command cannot be run as it is given
+_FAILED = 1  # exit status: the run ended before it was finished
+
+FLAGS = flags.FLAGS
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Experiment file, as in configs/digits.py:autodo.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; default: runs/CONFIG/METHOD-seedK."
+)
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "Train anew where the workdir holds a finished run."
+)
+
+
+class UsageError(Exception):
+    """A command that cannot be run; the message says what to change."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command line and returns its exit status."""
+    # Read before parsing, which may itself fail.
+    with_traceback = "--verbosity=1" in argv or "-v=1" in argv
+    if {"--help", "-help", "-h", "--helpfull"} & set(argv[1:]):
+        print(f"{__doc__}\n{FLAGS.main_module_help()}")
+        return 0
+    try:
+        config = parse(argv)
+        workdir = pathlib.Path(_WORKDIR.value or default_workdir(config))
+        if prepare_workdir(workdir, config, overwrite=_OVERWRITE.value):
+            return 0
+    except UsageError as error:
+        return _fail(error, _USAGE, with_traceback)
+    jax.config.update("jax_debug_nans", config.debug_nans)
+    devices = jax.devices()
+    print(
+        f"{config.method} on {config.data.source}, {len(devices)} x "
+        f"{devices[0].device_kind}, workdir {workdir}",
+        flush=True,
+    )
+    try:
+        result = loop.run(config, workdir, show_bar=sys.stderr.isatty())
+    except (loop.RunError, FloatingPointError, OSError) as error:
+        return _fail(error, _FAILED, with_traceback)
+    print(
+        f"test error {result['test_error']:.2f} %, validation error "
+        f"{result['val_error']:.2f} %, {result['seconds']:.1f} s; results in {workdir}"
+    )
+    return 0
+
+
+def parse(argv: Sequence[str]) -> ml_collections.ConfigDict:
+    """Returns the validated configuration of a command line.
+
+    Raises:
+      UsageError: flags that do not parse; a configuration that cannot be loaded, or
+        with a field that is unknown, of the wrong type or out of its range.
+    """
+    _check_experiment(argv)
+    try:
+        rest = FLAGS(list(argv))[1:]
+    except Exception as error:  # Whatever a type's parser raises.
+        message = " ".join(str(error).split())
+        raise UsageError(f"{message} (--help lists the flags)") from error
+    if rest:
+        raise UsageError(f"unexpected argument {rest[0]!r}; flags start with --")
+    config = ml_collections.ConfigDict(_CONFIG.value)
+    try:
+        config_lib.validate(config)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return config
+
+
+def default_workdir(config: ml_collections.ConfigDict) -> str:
+    """Returns runs/<config>/<method>[-frozen]-seed<k>."""
+    frozen = "-frozen" if config.hyper.frozen else ""
+    return f"runs/{config.name}/{config.method}{frozen}-seed{config.seed}"
+
+
+def prepare_workdir(
+    workdir: pathlib.Path, config: ml_collections.ConfigDict, *, overwrite: bool
+) -> bool:
+    """Makes the folder; returns True where it holds this very run, finished.
+
+    Raises:
+      UsageError: a finished run with another configuration; a folder that cannot be
+        written.
+    """
+    if (workdir / "result.json").exists() and not overwrite:
+        differing = _differing_fields(workdir / "config.json", config)
+        if differing:
+            raise UsageError(
+                f"{workdir} holds a finished run with another {', '.join(differing)}; "
+                "pass another --workdir, or --overwrite to replace it"
+            )
+        print(f"{workdir} is finished; pass --overwrite to train anew")
+        return True
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "result.json").unlink(missing_ok=True)
+        (workdir / "metrics.jsonl").touch()
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {workdir}: {error.strerror}; pass another --workdir"
+        ) from error
+    return False
+
+
+def _differing_fields(path: pathlib.Path, config: Any) -> list[str]:
+    try:
+        stored = _flatten(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return ["config.json (unreadable)"]
+    given = _flatten(json.loads(config.to_json_best_effort()))
+    names = stored.keys() | given.keys()
+    return sorted(name for name in names if stored.get(name) != given.get(name))
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "config") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        path = f"{prefix}.{name}"
+        flat |= _flatten(value, path) if isinstance(value, dict) else {path: value}
+    return flat
+
+
+def _check_experiment(argv: Sequence[str]) -> None:
+    """Loads the experiment once before the flags do, for errors that name the cause."""
+    # As absl reads them: --flag=value or --flag value.
+    options = [arg.lstrip("-") for arg in argv[1:] if arg.startswith("-")]
+    given = [arg.partition("=")[2] for arg in options if arg.startswith("config=")]
+    given += [value for flag, value in itertools.pairwise(argv) if flag == "--config"]
+    if not given:
+        raise UsageError("no experiment; pass --config=configs/digits.py")
+    path, _, method = given[-1].partition(":")
+    if not pathlib.Path(path).is_file():
+        raise UsageError(
+            f"no experiment file {path!r}; pass --config=configs/digits.py"
+        )
+    try:
+        config = runpy.run_path(path)["get_config"](method)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    except Exception as error:  # Whatever the code in the file raises.
+        raise UsageError(
+            f"{path} is no experiment file: {type(error).__name__}: {error}; it must "
+            "define get_config(method)"
+        ) from error
+    for option in options:
+        field = option.partition("=")[0]
+        section: Any = config
+        *sections, name = field.split(".")[1:] or [""]
+        for part in sections:
+            section = section.get(part, {}) if hasattr(section, "get") else {}
+        if field.startswith("config.") and name not in section:
+            known = f"there are {', '.join(section)}" if section else "no such section"
+            raise UsageError(f"unknown field --{field}; {known}")
+
+
+def _fail(error: Exception, status: int, with_traceback: bool) -> int:
+    if with_traceback:
+        raise error
+    print(f"autodo_jax: {error}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

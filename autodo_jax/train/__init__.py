@@ -1,0 +1,1 @@
+"""Algorithm 1: state, steps and loop."""

@@ -1,0 +1,47 @@
+"""Progress over epochs: a bar on a terminal, plain lines elsewhere."""
+
+import time
+from typing import Any
+
+import tqdm
+
+
+class EpochProgress:
+    """Context that shows loss, errors and time left after each epoch."""
+
+    def __init__(self, num_epochs: int, *, bar: bool):
+        self._num_epochs = num_epochs
+        self._start = time.monotonic()
+        self._bar = tqdm.tqdm(total=num_epochs, unit="epoch") if bar else None
+
+    def __enter__(self) -> "EpochProgress":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, record: dict[str, Any]) -> None:
+        """Shows an epoch's line of metrics.jsonl."""
+        summary = (
+            f"loss {record['train_loss']:.3f}, validation {record['val_error']:.2f} %, "
+            f"test {record['test_error']:.2f} %"
+        )
+        if "outer_loss" in record:
+            summary += f", outer loss {record['outer_loss']:.3f}"
+        if self._bar is not None:
+            self._bar.set_postfix_str(summary, refresh=False)
+            self._bar.update()
+            return
+        done = record["epoch"]
+        left = (time.monotonic() - self._start) / done * (self._num_epochs - done)
+        print(
+            f"epoch {done}/{self._num_epochs}: {summary}, {left:.0f} s left", flush=True
+        )
+
+    def message(self, text: str) -> None:
+        """Shows a line without disturbing the bar."""
+        if self._bar is not None:
+            self._bar.write(text)
+        else:
+            print(text, flush=True)

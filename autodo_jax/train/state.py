@@ -1,0 +1,119 @@
+"""Everything a run carries from step to step."""
+
+from typing import Any, NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from autodo_jax.hyperparams import state as hyperparams
+from autodo_jax.hyperparams.row_rmsprop import (
+    RowOptimizer,
+    RowRMSpropState,
+    row_rmsprop,
+)
+
+PyTree = Any
+
+
+class TrainState(NamedTuple):
+    """theta, Lambda and their optimizers; a pytree of arrays."""
+
+    step: chex.Array  # int32, task steps so far
+    params: PyTree  # theta and the encoder's
+    batch_stats: PyTree
+    optimizer_state: optax.OptState
+    tables: hyperparams.Tables  # Lambda
+    hyper_optimizer_state: RowRMSpropState
+
+
+class Optimizers(NamedTuple):
+    """The two optimizers with their schedules, which take the optimizer's own step."""
+
+    task: optax.GradientTransformation
+    task_schedule: optax.Schedule
+    hyper: RowOptimizer
+    hyper_schedule: optax.Schedule
+
+
+def cosine_schedule(
+    peak: float, *, epochs: int, warmup_epochs: int, steps_per_epoch: int
+) -> optax.Schedule:
+    """Rises from peak / 10 in `warmup_epochs`, falls as a cosine to peak / 1000."""
+    num_steps = max(epochs * steps_per_epoch, 1)
+    return optax.schedules.warmup_cosine_decay_schedule(
+        init_value=peak / 10,
+        peak_value=peak,
+        # Runs shorter than the warm-up get half of it.
+        warmup_steps=min(warmup_epochs * steps_per_epoch, num_steps // 2),
+        decay_steps=num_steps,
+        end_value=peak / 1000,
+    )
+
+
+def create_optimizers(
+    config: ml_collections.ConfigDict, steps_per_epoch: int
+) -> Optimizers:
+    """Returns SGD with Nesterov momentum for theta and RMSprop for Lambda (App. A)."""
+    task_schedule = cosine_schedule(
+        config.task.learning_rate,
+        epochs=config.epochs,
+        warmup_epochs=config.task.warmup_epochs,
+        steps_per_epoch=steps_per_epoch,
+    )
+    hyper_schedule = cosine_schedule(
+        config.hyper.learning_rate,
+        epochs=config.epochs - config.hyper.start_epoch,
+        warmup_epochs=config.hyper.warmup_epochs,
+        steps_per_epoch=steps_per_epoch,
+    )
+    task = optax.chain(
+        optax.add_decayed_weights(config.task.weight_decay),
+        optax.sgd(task_schedule, momentum=config.task.momentum, nesterov=True),
+    )
+    hyper = row_rmsprop(decay=config.hyper.decay, eps=config.hyper.eps)
+    return Optimizers(task, task_schedule, hyper, hyper_schedule)
+
+
+def create_state(
+    config: ml_collections.ConfigDict,
+    model: nn.Module,
+    optimizers: Optimizers,
+    *,
+    labels: chex.Array,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    key: chex.PRNGKey,
+) -> TrainState:
+    """Initializes theta and Lambda (Algorithm 1, line 1).
+
+    Args:
+      labels: given labels of the train set, [N].
+      num_classes: C.
+      image_shape: (H, W, channels).
+      key: of the network's initialization.
+    """
+    variables = jax.jit(lambda k, x: model.init(k, x, train=False))(
+        key, jnp.zeros((1, *image_shape))
+    )
+    tables = hyperparams.init(
+        labels,
+        num_classes=num_classes,
+        augment=config.hyper.augment,
+        num_operations=len(config.augment.operations),
+        gate_probability=config.augment.gate_probability,
+        weights=config.hyper.weights,
+        soft_labels=config.hyper.soft_labels,
+        smoothing=config.hyper.smoothing,
+    )
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        optimizer_state=optimizers.task.init(variables["params"]),
+        tables=tables,
+        hyper_optimizer_state=optimizers.hyper.init(tables),
+    )

@@ -1,0 +1,33 @@
+"""Handwritten digits, 8x8, part of scikit-learn: nothing to download.
+
+    python -m autodo_jax.main --config=configs/digits.py[:METHOD]
+
+1,797 scans; a quarter is the test set, 30 % of the rest the clean validation set. The
+train set is distorted: digits 5 to 9 are ten times rarer than 0 to 4 (IR 10), and 10 %
+of the labels are drawn anew (NR 0.1), which leaves about 520 points.
+"""
+
+from autodo_jax.config import apply_method, default_config
+
+
+def get_config(method: str = ""):
+    config = default_config()
+    config.name = "digits"
+    config.epochs = 120
+    config.batch_size = 64
+
+    config.data.source = "digits"
+    config.data.validation_fraction = 0.3
+    config.data.imbalance_ratio = 10.0
+    config.data.noise_ratio = 0.1
+    config.data.mean = (0.305,)
+    config.data.std = (0.376,)
+
+    config.augment.crop_padding = 1
+    config.augment.erase_probability = 0.0
+
+    config.model.name = "small_cnn"
+
+    config.hyper.start_epoch = 30
+    apply_method(config, method)
+    return config
