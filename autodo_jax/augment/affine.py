@@ -144,7 +144,7 @@ def resample(images: chex.Array, pull_map: chex.Array) -> chex.Array:
         step = min(down, height - 1) * width + min(right, width - 1)
         return pixels.at[corner + step].get(mode="promise_in_bounds")
 
-    top_left, bottom_left = tap(0, 0), tap(1, 0)
-    top = top_left + x_fraction * (tap(0, 1) - top_left)
-    bottom = bottom_left + x_fraction * (tap(1, 1) - bottom_left)
-    return top + y_fraction * (bottom - top)
+    # In this form a fraction of 0 or 1 returns the pixel itself, bit for bit.
+    top = (1 - x_fraction) * tap(0, 0) + x_fraction * tap(0, 1)
+    bottom = (1 - x_fraction) * tap(1, 0) + x_fraction * tap(1, 1)
+    return (1 - y_fraction) * top + y_fraction * bottom

@@ -38,11 +38,12 @@ class SmallCNN(nn.Module):
         self.head = nn.Dense(self.num_classes)
 
     def features(self, images: chex.Array, *, train: bool) -> chex.Array:
-        """[B, H, W, C] -> [B, D] float32; `train`: batch statistics are used."""
+        """[B, H, W, C] -> [B, D] float32 or wider; `train`: batch statistics are used."""
         x = images
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = nn.celu(norm(conv(x), use_running_average=not train))
-        return x.reshape(len(x), -1).astype(jnp.float32)
+        x = x.reshape(len(x), -1)
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
     def classify(self, features: chex.Array) -> chex.Array:
         """[B, D] -> [B, num_classes] logits: the head."""

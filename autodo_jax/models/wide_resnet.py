@@ -80,12 +80,13 @@ class WideResNet(nn.Module):
         self.head = nn.Dense(self.num_classes)
 
     def features(self, images: chex.Array, *, train: bool) -> chex.Array:
-        """[B, H, W, C] -> [B, D] float32; `train`: batch statistics are used."""
+        """[B, H, W, C] -> [B, D] float32 or wider; `train`: batch statistics are used."""
         x = self.stem(images)
         for block in self.blocks:
             x = block(x, train=train)
         x = nn.celu(self.norm(x, use_running_average=not train))
-        return x.mean(axis=(1, 2)).astype(jnp.float32)
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return x.mean(axis=(1, 2))
 
     def classify(self, features: chex.Array) -> chex.Array:
         """[B, D] -> [B, num_classes] logits: the head."""

@@ -1,0 +1,68 @@
+"""The row optimizer against optax's dense RMSprop in its PyTorch form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from autodo_jax.hyperparams.row_rmsprop import row_rmsprop
+
+NUM_POINTS, NUM_STEPS, BATCH = 50, 200, 8
+SHAPES = {"weight": (NUM_POINTS,), "label": (NUM_POINTS, 3), "gate": (1, 2)}
+
+
+def learning_rate(step):
+    return 0.05 * 0.99**step
+
+
+def run_both(dtype):
+    """Random sparse gradients with repeated indices, through both optimizers."""
+    rng = np.random.default_rng(0)
+    tables = {
+        name: jnp.asarray(rng.normal(size=shape), dtype)
+        for name, shape in SHAPES.items()
+    }
+    dense = tables
+    rows = row_rmsprop(decay=0.99, eps=1e-8)
+    state = rows.init(tables)
+    update = jax.jit(rows.update)
+    reference = optax.rmsprop(learning_rate, decay=0.99, eps=1e-8, eps_in_sqrt=False)
+    reference_state = reference.init(dense)
+    for step in range(NUM_STEPS):
+        index = jnp.asarray(rng.integers(0, NUM_POINTS, BATCH))
+        grads = {
+            name: jnp.asarray(rng.normal(size=(BATCH, *shape[1:])) * 1e-3, dtype)
+            for name, shape in SHAPES.items()
+        }
+        tables, state = update(tables, state, grads, index, learning_rate(step))
+        scattered = {
+            name: jnp.zeros(shape, dtype)
+            .at[index if shape[0] > 1 else jnp.zeros_like(index)]
+            .add(grads[name])
+            for name, shape in SHAPES.items()
+        }
+        updates, reference_state = reference.update(scattered, reference_state)
+        dense = optax.apply_updates(dense, updates)
+    return tables, dense
+
+
+@pytest.mark.parametrize(("bits", "tolerance"), [(32, 1e-6), (64, 1e-13)])
+def test_equals_dense_rmsprop(bits, tolerance):
+    with jax.enable_x64(bits == 64):
+        tables, dense = run_both(jnp.dtype(f"float{bits}"))
+        for name in SHAPES:
+            scale = np.abs(dense[name]).max()
+            np.testing.assert_allclose(
+                tables[name], dense[name], atol=tolerance * scale, rtol=tolerance
+            )
+
+
+def test_untouched_rows_stay_and_are_not_written():
+    tables = {"weight": jnp.arange(5.0)}
+    rows = row_rmsprop()
+    new, state = rows.update(
+        tables, rows.init(tables), {"weight": jnp.ones(2)}, jnp.array([1, 1]), 0.1
+    )
+    np.testing.assert_array_equal(new["weight"][jnp.array([0, 2, 3, 4])], [0, 2, 3, 4])
+    np.testing.assert_array_equal(state.last_touch["weight"], [0, 1, 0, 0, 0])

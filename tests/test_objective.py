@@ -1,0 +1,221 @@
+"""The trainer's hypergradient in its rows against dense solves, in double precision.
+
+The references know nothing of `autodo_jax.implicit`: dense Hessian and mixed derivative
+of the loss, and for weights and soft labels formulas of softmax regression in numpy.
+"""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from autodo_jax import objective
+from autodo_jax.data.pipeline import Batch
+from autodo_jax.hyperparams import state as hyperparams
+from autodo_jax.implicit import solvers, value_and_hypergrad
+from autodo_jax.models.small_cnn import SmallCNN
+from autodo_jax.train.steps import point_keys
+
+NUM_CLASSES, POINTS, WEIGHT_DECAY = 3, 5, 0.02
+OPERATIONS = ("rotate", "scale", "translate_x", "translate_y", "shear_x", "shear_y")
+
+
+class Problem:
+    """A tiny network and two batches, with Lambda away from its start."""
+
+    def __init__(self, *, augment="none", weights=False, soft_labels=False):
+        rng = np.random.default_rng(0)
+        model = SmallCNN(NUM_CLASSES, widths=(3, 2), dtype=jnp.float64)
+        self.loss = objective.Objective(
+            model=model,
+            mean=(0.4,),
+            std=(0.3,),
+            standard={"crop_padding": 1},
+            learned={"operations": OPERATIONS},
+            symmetric_kl=True,
+            weight_decay=WEIGHT_DECAY,
+        )
+
+        def batch():
+            images = rng.integers(0, 256, (POINTS, 6, 6, 1)).astype(np.uint8)
+            labels = rng.integers(0, NUM_CLASSES, POINTS)
+            return Batch(jnp.asarray(images), jnp.asarray(labels), jnp.arange(POINTS))
+
+        self.train, self.validation = batch(), batch()
+        self.keys = point_keys(jax.random.key(1), jnp.int32(3), self.train.index)
+        variables = model.init(jax.random.key(0), jnp.zeros((1, 6, 6, 1)), train=False)
+        variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables)
+        self.stats = variables["batch_stats"]
+        self.head, self.encoder = objective.split_head(variables["params"])
+        tables = hyperparams.init(
+            self.train.label,
+            num_classes=NUM_CLASSES,
+            augment=augment,
+            gate_probability=0.5,
+            weights=weights,
+            soft_labels=soft_labels,
+        )
+        self.rows = {
+            name: jnp.asarray(table + 0.3 * rng.normal(size=table.shape))
+            for name, table in hyperparams.gather(tables, self.train.index).items()
+        }
+
+    @property
+    def inner_args(self):
+        return self.encoder, self.stats, self.train, self.keys
+
+    @property
+    def outer_args(self):
+        return self.encoder, self.stats, self.validation
+
+    def ours(self, solver):
+        return value_and_hypergrad(
+            self.loss.inner_loss,
+            self.loss.outer_loss,
+            self.head,
+            self.rows,
+            inner_args=self.inner_args,
+            outer_args=self.outer_args,
+            solver=solver,
+        )
+
+    def dense_pieces(self):
+        """(g, H, M): outer gradient, Hessian, mixed derivative of the flat rows."""
+        flat_head, unravel_head = jax.flatten_util.ravel_pytree(self.head)
+        flat_rows, unravel_rows = jax.flatten_util.ravel_pytree(self.rows)
+
+        def inner(head, rows):
+            return self.loss.inner_loss(
+                unravel_head(head), unravel_rows(rows), *self.inner_args
+            )
+
+        def outer(head):
+            return self.loss.outer_loss(unravel_head(head), self.rows, *self.outer_args)
+
+        mixed = jax.jacrev(jax.grad(inner), 1)(flat_head, flat_rows)
+        hessian = jax.hessian(inner)(flat_head, flat_rows)
+        return jax.grad(outer)(flat_head), hessian, mixed
+
+
+SUB_MODELS = {
+    "A": {"augment": "per_point"},
+    "A shared": {"augment": "shared"},
+    "W": {"weights": True},
+    "S": {"soft_labels": True},
+    "A,W,S": {"augment": "per_point", "weights": True, "soft_labels": True},
+}
+
+
+@pytest.mark.parametrize("name", SUB_MODELS)
+def test_row_gradient_equals_dense_solve(x64, name):
+    problem = Problem(**SUB_MODELS[name])
+    _, grads, info = problem.ours(solvers.dense())
+    outer_grad, hessian, mixed = (np.asarray(part) for part in problem.dense_pieces())
+    expected = -mixed.T @ np.linalg.solve(hessian, outer_grad)
+    got, _ = jax.flatten_util.ravel_pytree(grads)
+    assert np.abs(expected).max() > 1e-4
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-8 * scale)
+    assert float(info.residual_norm) < 1e-10
+
+
+def test_row_gradient_of_the_papers_budget_equals_the_partial_sum(x64):
+    problem = Problem(**SUB_MODELS["A,W,S"])
+    _, grads, _ = problem.ours(solvers.neumann(5, 0.01))
+    outer_grad, hessian, mixed = (np.asarray(part) for part in problem.dense_pieces())
+    power, total = outer_grad, outer_grad
+    for _ in range(5):
+        power = power - 0.01 * hessian @ power
+        total = total + power
+    got, _ = jax.flatten_util.ravel_pytree(grads)
+    np.testing.assert_allclose(got, -0.01 * mixed.T @ total, rtol=1e-8, atol=1e-14)
+
+
+def softmax_regression(problem):
+    """Features and probabilities of the train batch, in numpy."""
+    images = problem.loss.inputs({}, problem.train.image, problem.keys)
+    features = problem.loss.model.apply(
+        {"params": problem.encoder, "batch_stats": problem.stats},
+        images,
+        train=False,
+        method="features",
+    )
+    with_bias = np.concatenate([np.ones((POINTS, 1)), np.asarray(features)], 1)
+    weights = np.concatenate(
+        [np.asarray(problem.head["bias"])[None], np.asarray(problem.head["kernel"])]
+    )
+    return with_bias, scipy.special.softmax(with_bias @ weights, axis=1)
+
+
+def closed_form(problem, x, point_mixed):
+    """`-M' H^-1 g` with M from `d(point loss)/d logits` derivatives [B, C, ...]."""
+    outer_grad, hessian, _ = (np.asarray(part) for part in problem.dense_pieces())
+    solution = np.linalg.solve(hessian, outer_grad).reshape(x.shape[1], NUM_CLASSES)
+    along = x @ solution  # [B, C]: what a step along the solution does to the logits
+    return -np.einsum("bc,bc...->b...", along, point_mixed) / POINTS
+
+
+def test_weight_gradient_equals_softmax_regressions_closed_form(x64):
+    problem = Problem(weights=True)
+    x, p = softmax_regression(problem)
+    one_hot = np.eye(NUM_CLASSES)[problem.train.label]
+    slope = scipy.special.expit(np.asarray(problem.rows["weight"])) / np.log(2)
+    expected = closed_form(problem, x, (p - one_hot) * slope[:, None])
+    got = problem.ours(solvers.dense())[1]["weight"]
+    np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-12)
+
+
+def test_soft_label_gradient_equals_softmax_regressions_closed_form(x64):
+    problem = Problem(soft_labels=True)
+    x, p = softmax_regression(problem)
+    y = scipy.special.softmax(np.asarray(problem.rows["label"]), axis=1)
+    # d/dz_c of [KL(y|p) + KL(p|y)] / 2 = [p - y + p (r - sum p r)] / 2, r = log(p/y);
+    # its derivative in log y_k, then in the logits of y.
+    eye = np.eye(NUM_CLASSES)
+    in_y = -eye * y[:, None]
+    in_log_y = -p[:, :, None] * (eye - p[:, None])
+    in_log_y = (in_y + in_log_y) / 2
+    log_softmax = eye - y[:, None]  # d log y_k / d lambda_l = delta_kl - y_l
+    point_mixed = np.einsum("bck,bkl->bcl", in_log_y, log_softmax)
+    expected = closed_form(problem, x, point_mixed)
+    got = problem.ours(solvers.dense())[1]["label"]
+    np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-12)
+
+
+def test_weight_decay_is_part_of_the_inner_loss(x64):
+    problem = Problem(weights=True)
+    _, hessian, _ = problem.dense_pieces()
+    # The softmax does not see a shift of all logits, so only the decay curves there.
+    shift = np.zeros_like(np.asarray(problem.head["kernel"]))
+    flat = jax.flatten_util.ravel_pytree(
+        {"bias": jnp.ones(NUM_CLASSES), "kernel": jnp.asarray(shift)}
+    )[0]
+    np.testing.assert_allclose(flat @ hessian @ flat, WEIGHT_DECAY * NUM_CLASSES)
+
+
+def num_convolutions(problem):
+    """Convolutions in the compiled hypergradient."""
+    hypergradient = jax.jit(
+        lambda rows, inner_args, outer_args: value_and_hypergrad(
+            problem.loss.inner_loss,
+            problem.loss.outer_loss,
+            problem.head,
+            rows,
+            inner_args=inner_args,
+            outer_args=outer_args,
+            solver=solvers.neumann(5, 0.01),
+        )[1]
+    )
+    lowered = hypergradient.lower(problem.rows, problem.inner_args, problem.outer_args)
+    text = lowered.compile().as_text()
+    return len(re.findall(r"= \S+ convolution\(", text))
+
+
+def test_one_encoder_pass_a_batch_whatever_the_number_of_products(x64):
+    stages = 2  # convolutions of one forward pass
+    # A validation and a train pass; with A one more, backward to the images.
+    assert num_convolutions(Problem(weights=True)) == 2 * stages
+    assert num_convolutions(Problem(augment="per_point")) == 3 * stages
