@@ -3,6 +3,7 @@
 All of them read shapes, dtypes and structures only, so they cost nothing under `jit`.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -85,6 +86,52 @@ def check_like(name: str, tree: PyTree, like_name: str, like: PyTree) -> None:
                 f"{jax.tree_util.keystr(path) or 'its only leaf'}, expected "
                 f"{jnp.shape(other)}."
             )
+
+
+def check_count(name: str, value: Any, minimum: int) -> None:
+    """Raises a TypeError unless `value` is an integer, a ValueError below `minimum`."""
+    static = not isinstance(value, (bool, jax.core.Tracer))
+    if not (static and hasattr(value, "__index__")):
+        raise TypeError(
+            f"`{name}` must be an integer >= {minimum} known at trace time, got "
+            f"{value!r}."
+        )
+    if value < minimum:
+        raise ValueError(f"`{name}` must be an integer >= {minimum}, got {value}.")
+
+
+def check_nonnegative(name: str, value: Any) -> None:
+    """Raises unless `value` is a finite number >= 0; traced numbers pass."""
+    if _check_number(name, value, "a number >= 0") and not 0 <= value < math.inf:
+        raise ValueError(f"`{name}` must be a number >= 0, got {value}.")
+
+
+def check_positive(name: str, value: Any, hint: str = "") -> None:
+    """Raises unless `value` is a finite number > 0; traced numbers pass."""
+    expected = f"a positive number{hint}"
+    if isinstance(value, str) and hint:
+        raise ValueError(f"`{name}` must be {expected}, got {value!r}.")
+    if _check_number(name, value, expected) and not 0 < value < math.inf:
+        raise ValueError(f"`{name}` must be {expected}, got {value}.")
+
+
+def _check_number(name: str, value: Any, expected: str) -> bool:
+    """Raises a TypeError unless `value` is a real scalar; False where it is traced."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    dtype = getattr(value, "dtype", jnp.dtype(bool))
+    is_scalar = jnp.issubdtype(dtype, jnp.number) and jnp.shape(value) == ()
+    if not (is_number or is_scalar) or jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(f"`{name}` must be {expected}, got {value!r}.")
+    return not isinstance(value, jax.core.Tracer)
+
+
+def check_arguments(name: str, value: Any) -> None:
+    """Raises a TypeError unless `value` is a tuple or list: a lone array has rows."""
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(
+            f"`{name}` must be a tuple of arguments, got {type(value).__name__}; "
+            f"write {name}=(batch,) for a single one."
+        )
 
 
 def check_axis_name(axis_name: Any) -> None:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from autodo_jax.implicit import checks
 from autodo_jax.implicit.solvers import Matvec, damp
 
 PyTree = Any
@@ -46,6 +47,7 @@ class Hessian:
     def __post_init__(self):
         if self.mode not in _MODES:
             raise ValueError(f"`mode` must be one of {_MODES}, got {self.mode!r}.")
+        checks.check_nonnegative("damping", self.damping)
 
     def __call__(self, inner_loss, params, hparams, inner_args) -> Matvec:
         def gradient(theta):
@@ -75,6 +77,10 @@ def gauss_newton(
         `outputs_fn` it must make the inner loss.
       damping: d >= 0, adds d I.
     """
+    checks.check_callable("outputs_fn", outputs_fn, "see the docstring")
+    checks.check_callable("loss_on_outputs", loss_on_outputs, "see the docstring")
+    checks.check_nonnegative("damping", damping)
+    loss_on_outputs = checks.scalar_loss("loss_on_outputs", loss_on_outputs)
 
     def curvature(inner_loss, params, hparams, inner_args) -> Matvec:
         del inner_loss
@@ -111,6 +117,8 @@ def fisher(per_example_losses: Callable, damping: float = 0.0) -> Curvature:
     Raises:
       ValueError: the losses are not a vector.
     """
+    checks.check_callable("per_example_losses", per_example_losses, "returning [N]")
+    checks.check_nonnegative("damping", damping)
 
     def curvature(inner_loss, params, hparams, inner_args) -> Matvec:
         del inner_loss

@@ -10,7 +10,6 @@ The adjoint system `A x = d_params L_v` is solved by products with A only; one m
 product at x gives the mixed term and the residual together.
 """
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,14 +19,17 @@ import jax.numpy as jnp
 import optax
 
 from autodo_jax.implicit import checks, tree
-from autodo_jax.implicit.curvature import Curvature, Hessian, hessian
-from autodo_jax.implicit.solvers import (
-    Matvec,
-    Solver,
-    StochasticSolver,
-    neumann,
-    split_info,
+from autodo_jax.implicit.adjoint import (
+    System,
+    collectives,
+    num_batches,
+    reverse_system,
+    solve_from,
+    stationary_system,
+    take_batch,
 )
+from autodo_jax.implicit.curvature import Curvature, hessian
+from autodo_jax.implicit.solvers import Matvec, Solver, neumann
 
 PyTree = Any
 AxisName = Any
@@ -47,14 +49,6 @@ class HypergradInfo(NamedTuple):
     solution: PyTree  # x, float32 or wider: pass as `x0` to the next solve
     aux: PyTree  # second output of outer_loss with outer_has_aux, else None
     solver_info: PyTree  # what the solver returned beside x, else None
-
-
-class _System(NamedTuple):
-    """The linear system of one hypergradient, on one device's data."""
-
-    optimality: PyTree  # F(params, hparams), the gradient of L_t: 0 at the solution
-    matvec: Matvec  # v -> A v
-    adjoint: Callable[[PyTree], tuple[PyTree, PyTree]]  # x -> (A x, (d_hparams F)' x)
 
 
 def hypergrad(
@@ -151,18 +145,21 @@ def value_and_hypergrad(
     inner_loss = checks.scalar_loss("inner_loss", inner_loss)
     curvature = hessian() if curvature is None else curvature
     checks.check_callable("curvature", curvature, "such as curvature.hessian()")
+    checks.check_arguments("inner_args", inner_args)
+    if inner_batches is not None:
+        checks.check_arguments("inner_batches", inner_batches)
 
     def build(theta, lam):
         if inner_batches is None:
             args, matvec_at = inner_args, None
         else:
-            last = _num_batches(inner_batches, solver) - 1
-            args = _batch(inner_batches, last)
+            last = num_batches(inner_batches, solver) - 1
+            args = take_batch(inner_batches, last)
 
             def matvec_at(j):
-                return curvature(inner_loss, theta, lam, _batch(inner_batches, j))
+                return curvature(inner_loss, theta, lam, take_batch(inner_batches, j))
 
-        return _stationary_system(inner_loss, curvature, theta, lam, args), matvec_at
+        return stationary_system(inner_loss, curvature, theta, lam, args), matvec_at
 
     return _implicit_gradient(
         build,
@@ -230,14 +227,15 @@ def value_and_hypergrad_root(
         structure than `params`.
     """
     checks.check_callable("optimality_fn", optimality_fn, "see the docstring")
+    checks.check_arguments("inner_args", inner_args)
 
     def build(theta, lam):
         def optimality(theta, lam):
             value = optimality_fn(theta, lam, *inner_args)
             checks.check_like("What `optimality_fn` returns", value, "`params`", theta)
-            return value
+            return tree.cast_like(value, theta)
 
-        return _reverse_system(optimality, theta, lam), None
+        return reverse_system(optimality, theta, lam), None
 
     return _implicit_gradient(
         build,
@@ -252,50 +250,8 @@ def value_and_hypergrad_root(
     )
 
 
-def _stationary_system(inner_loss, curvature, params, hparams, args) -> _System:
-    """F = d_params L_t, A the curvature."""
-
-    def gradient(theta, lam):
-        return jax.grad(inner_loss)(theta, lam, *args)
-
-    is_hessian = isinstance(curvature, Hessian)
-    if is_hessian and curvature.mode == "reverse-over-reverse":
-        system = _reverse_system(gradient, params, hparams)
-        return _add_damping(system, curvature.damping)
-
-    # One directional derivative of the whole gradient holds H v and the mixed term.
-    (optimality, _), directional = jax.linearize(
-        lambda theta: jax.grad(inner_loss, (0, 1))(theta, hparams, *args), params
-    )
-    if is_hessian:
-        _, product = jax.linearize(lambda theta: gradient(theta, hparams), params)
-        system = _System(optimality, product, directional)
-        return _add_damping(system, curvature.damping)
-    matvec = curvature(inner_loss, params, hparams, args)
-    return _System(optimality, matvec, lambda x: (matvec(x), directional(x)[1]))
-
-
-def _reverse_system(optimality_fn, params, hparams) -> _System:
-    optimality, pullback = jax.vjp(lambda theta: optimality_fn(theta, hparams), params)
-    _, pullback_both = jax.vjp(optimality_fn, params, hparams)
-    return _System(optimality, lambda v: pullback(v)[0], pullback_both)
-
-
-def _add_damping(system: _System, damping: float) -> _System:
-    if not damping:
-        return system
-
-    def adjoint(x):
-        product, mixed = system.adjoint(x)
-        return tree.add_scaled(product, damping, x), mixed
-
-    return system._replace(
-        matvec=lambda v: tree.add_scaled(system.matvec(v), damping, v), adjoint=adjoint
-    )
-
-
 def _implicit_gradient(
-    build: Callable[[PyTree, PyTree], tuple[_System, Callable | None]],
+    build: Callable[[PyTree, PyTree], tuple[System, Callable | None]],
     outer_loss: Callable,
     params: PyTree,
     hparams: PyTree,
@@ -309,11 +265,12 @@ def _implicit_gradient(
     """Eq. 5 for any system: right-hand side, solve, mixed term, diagnostics."""
     checks.check_callable("outer_loss", outer_loss, "see value_and_hypergrad")
     checks.check_callable("solver", solver, "such as solvers.conjugate_gradient()")
+    checks.check_arguments("outer_args", outer_args)
     checks.check_axis_name(axis_name)
     checks.check_floating("params", params)
     checks.check_floating("hparams", hparams)
     outer_loss = checks.scalar_loss("outer_loss", outer_loss, outer_has_aux)
-    vary, mean = _collectives(axis_name)
+    vary, mean = collectives(axis_name)
     params, hparams = vary(jax.tree.map(jnp.asarray, (params, hparams)))
 
     def outer(theta, lam):
@@ -349,16 +306,18 @@ def _implicit_gradient(
             return solver(matvec, rhs)
         return solver.stochastic(lambda j: on_vectors(matvec_at(j)), rhs)
 
-    x, solver_info = _solve(solve, matvec, b, x0)
-    product, mixed = system.adjoint(vary(tree.cast_like(x, params)))
-    product = mean(tree.promote(product))
+    x, solver_info = solve_from(solve, matvec, b, x0)
+    # At x / |x|: a tiny x would underflow in x'Ax, and in float16 anywhere.
+    unit_x, x_norm = tree.normalize(x)
+    unit_product, mixed = system.adjoint(vary(tree.cast_like(unit_x, params)))
+    unit_product = mean(tree.promote(unit_product))
     value, direct, mixed, optimality = mean((value, direct, mixed, system.optimality))
-    grads = optax.tree.sub(direct, mixed)
-    b_norm, x_norm = tree.norm(b), tree.norm(x)
+    grads = optax.tree.sub(direct, tree.scale(x_norm, mixed))
+    product, b_norm = tree.scale(x_norm, unit_product), tree.norm(b)
     info = HypergradInfo(
         inner_grad_norm=tree.norm(tree.promote(optimality)),
         residual_norm=tree.norm(optax.tree.sub(product, b)) / _nonzero(b_norm),
-        curvature=optax.tree.vdot(x, product) / _nonzero(x_norm) ** 2,
+        curvature=optax.tree.vdot(unit_x, unit_product),
         rhs_norm=b_norm,
         direct_norm=tree.norm(tree.promote(direct)),
         grads_finite=tree.all_finite(grads),
@@ -367,64 +326,6 @@ def _implicit_gradient(
         solver_info=solver_info,
     )
     return value, grads, info
-
-
-def _solve(solve: Callable, matvec: Matvec, b: PyTree, x0: PyTree | None):
-    """Solves `A x = b` from `x0` with a right-hand side of unit norm."""
-    rhs = b if x0 is None else optax.tree.sub(b, matvec(x0))
-    unit, rhs_norm = tree.normalize(rhs)
-    solution, solver_info = split_info(solve(unit), b)
-    x = tree.scale(rhs_norm, tree.cast_like(solution, b))
-    return (x if x0 is None else optax.tree.add(x0, x)), solver_info
-
-
-def _num_batches(inner_batches: tuple, solver: Solver) -> int:
-    if not isinstance(solver, StochasticSolver):
-        raise TypeError(
-            "`inner_batches` needs a solver that takes a batch per product, got "
-            f"{solver!r}; use solvers.neumann, or one batch in inner_args: Krylov "
-            "methods are wrong with a new matrix at each product."
-        )
-    count = checks.leading_axis("inner_batches", inner_batches)
-    expected = solver.num_terms + 1
-    if count != expected:
-        raise ValueError(
-            f"`inner_batches` must hold {expected} batches (one for each of the "
-            f"{solver.num_terms} products, the last for the mixed term), got {count}."
-        )
-    return count
-
-
-def _batch(inner_batches: tuple, j: chex.Numeric) -> tuple:
-    return jax.tree.map(
-        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, j, keepdims=False),
-        tuple(inner_batches),
-    )
-
-
-def _collectives(axis_name: AxisName | None) -> tuple[Callable, Callable]:
-    """Returns `(vary, mean)` over the axis; both the identity without one.
-
-    Inside a `jax.shard_map` that tracks replication, a derivative in a replicated value
-    is summed over the devices by the transpose of its implicit broadcast; marked as
-    varying, it stays local, as it is under pmap and vmap, and the mean is taken once.
-    """
-    if axis_name is None:
-        return lambda x: x, lambda x: x
-    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
-    manual = jax.sharding.get_abstract_mesh().manual_axes
-
-    def vary_leaf(leaf):
-        for name in names:
-            if name in manual:
-                with contextlib.suppress(ValueError):  # It varies already.
-                    leaf = jax.lax.pcast(leaf, name, to="varying")
-        return leaf
-
-    return (
-        lambda x: jax.tree.map(vary_leaf, x),
-        lambda x: jax.lax.pmean(x, axis_name),
-    )
 
 
 def _nonzero(x: chex.Array) -> chex.Array:

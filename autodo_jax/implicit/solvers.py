@@ -8,8 +8,6 @@ of the inner loss.
 """
 
 import dataclasses
-import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -67,6 +65,7 @@ def neumann(
 
 def identity(scale: chex.Numeric = 1.0) -> "Neumann":
     """`x = scale * b`, no product: the T1-T2 estimator of DARTS (Sec. 3.3)."""
+    checks.check_positive("scale", scale)
     return Neumann(0, scale, 0.0)
 
 
@@ -79,48 +78,47 @@ class Neumann:
     damping: float
 
     def __post_init__(self):
-        _check_count("num_terms", self.num_terms, minimum=0)
-        _check_nonnegative("damping", self.damping)
-        if isinstance(self.step_size, str):
-            if self.step_size != "auto":
-                raise ValueError(
-                    "`step_size` must be a positive number or 'auto', got "
-                    f"{self.step_size!r}."
-                )
-        elif not isinstance(self.step_size, jax.core.Tracer) and not (
-            math.isfinite(self.step_size) and self.step_size > 0
-        ):
-            raise ValueError(
-                "`step_size` must be a positive number or 'auto', got "
-                f"{self.step_size}."
-            )
+        checks.check_count("num_terms", self.num_terms, minimum=0)
+        checks.check_nonnegative("damping", self.damping)
+        if not (isinstance(self.step_size, str) and self.step_size == "auto"):
+            checks.check_positive("step_size", self.step_size, hint=" or 'auto'")
 
     def __call__(self, matvec: Matvec, b: PyTree) -> PyTree:
-        return self.stochastic(lambda _: matvec, b)
+        matvec = damp(matvec, self.damping)
+        step = self._step(matvec, b)
+        start = tree.scale(step, b)
+
+        # As gradient descent on the quadratic, which holds one vector at a time.
+        def descend(_, x):
+            x_minus = tree.add_scaled(x, -step, matvec(x))
+            return optax.tree.add(x_minus, start)
+
+        return _repeat(self.num_terms, descend, start)
 
     def stochastic(self, matvec_at: Callable[[chex.Numeric], Matvec], b: PyTree):
         """The series with product j taken by `matvec_at(j)`, j = 0..num_terms-1.
 
-        With independent unbiased products the sum is unbiased for the truncated series,
-        which no Krylov method is. `"auto"` looks at `matvec_at(num_terms)` only.
+        Term j + 1 is `(I - a A_j)` times term j. With independent unbiased products the
+        sum is unbiased for the truncated series, which no Krylov method is. `"auto"`
+        looks at `matvec_at(num_terms)` only.
         """
-        step = self.step_size
-        if isinstance(step, str):
-            step = _auto_step(damp(matvec_at(self.num_terms), self.damping), b)
+        step = self._step(damp(matvec_at(self.num_terms), self.damping), b)
 
-        def term(j, carry):
-            total, power = carry
-            product = damp(matvec_at(j), self.damping)(power)
-            power = tree.add_scaled(power, -step, product)
-            return optax.tree.add(total, power), power
+        def add_term(j, carry):
+            total, term = carry
+            product = damp(matvec_at(j), self.damping)(term)
+            term = tree.add_scaled(term, -step, product)
+            return optax.tree.add(total, term), term
 
-        if self.num_terms <= _MAX_UNROLLED:
-            carry = (b, b)
-            for j in range(self.num_terms):
-                carry = term(j, carry)
-        else:
-            carry = jax.lax.fori_loop(0, self.num_terms, term, (b, b))
-        return tree.scale(step, carry[0])
+        total, _ = _repeat(self.num_terms, add_term, (b, b))
+        return tree.scale(step, total)
+
+    def _step(self, matvec: Matvec, like: PyTree) -> chex.Numeric:
+        if not isinstance(self.step_size, str):
+            return self.step_size
+        largest = largest_eigenvalue(matvec, like, num_steps=_AUTO_NUM_STEPS)
+        bound = _AUTO_MARGIN * largest
+        return 1 / jnp.where(bound > 0, bound, 1)
 
 
 class ConjugateGradientInfo(NamedTuple):
@@ -151,10 +149,12 @@ def conjugate_gradient(
       damping: d >= 0, solves with `A + d I`.
       preconditioner: `v -> M v` with M symmetric positive definite, about `A^-1`.
     """
-    _check_count("max_iters", max_iters, minimum=1)
-    _check_nonnegative("damping", damping)
+    checks.check_count("max_iters", max_iters, minimum=1)
+    checks.check_nonnegative("damping", damping)
     if tol is not None:
-        _check_nonnegative("tol", tol)
+        checks.check_nonnegative("tol", tol)
+    if preconditioner is not None:
+        checks.check_callable("preconditioner", preconditioner, "`v -> M v`")
     precondition = preconditioner or (lambda v: v)
 
     def solve(matvec: Matvec, b: PyTree):
@@ -192,7 +192,7 @@ def conjugate_gradient(
             optax.tree.vdot(unit, z),
             jnp.array(False),
         )
-        k, x, r, _, _, stopped = _while(going_on, iterate, start, max_iters)
+        k, x, r, _, _, stopped = jax.lax.while_loop(going_on, iterate, start)
         return tree.scale(b_norm, x), ConjugateGradientInfo(k, tree.norm(r), stopped)
 
     return solve
@@ -211,8 +211,8 @@ def nystrom(rank: int, damping: float, key: chex.PRNGKey) -> Solver:
       damping: d >= 0, part of the system that is solved.
       key: of the random test matrix.
     """
-    _check_count("rank", rank, minimum=1)
-    _check_nonnegative("damping", damping)
+    checks.check_count("rank", rank, minimum=1)
+    checks.check_nonnegative("damping", damping)
 
     def solve(matvec: Matvec, b: PyTree) -> PyTree:
         flat_b, unravel = ravel_pytree(b)
@@ -247,7 +247,7 @@ def dense(damping: float = 0.0) -> Solver:
 
     One product and one row of memory per parameter: for tests and small heads.
     """
-    _check_nonnegative("damping", damping)
+    checks.check_nonnegative("damping", damping)
 
     def solve(matvec: Matvec, b: PyTree) -> PyTree:
         flat_b, unravel = ravel_pytree(b)
@@ -276,7 +276,7 @@ def largest_eigenvalue(
       key: of the random start; None: a fixed one.
       num_steps: number of products, >= 1.
     """
-    _check_count("num_steps", num_steps, minimum=1)
+    checks.check_count("num_steps", num_steps, minimum=1)
     key = jax.random.key(0) if key is None else key
     like = tree.promote(jax.tree.map(jnp.asarray, like))
     start = optax.tree.random_like(key, like, jax.random.normal)
@@ -285,17 +285,7 @@ def largest_eigenvalue(
         return tree.normalize(matvec(carry[0]))
 
     carry = tree.normalize(start)
-    if num_steps <= _MAX_UNROLLED:
-        for i in range(num_steps):
-            carry = step(i, carry)
-    else:
-        carry = jax.lax.fori_loop(0, num_steps, step, carry)
-    return carry[1]
-
-
-def _auto_step(matvec: Matvec, like: PyTree) -> chex.Array:
-    bound = _AUTO_MARGIN * largest_eigenvalue(matvec, like, num_steps=_AUTO_NUM_STEPS)
-    return 1 / jnp.where(bound > 0, bound, 1)
+    return _repeat(num_steps, step, carry)[1]
 
 
 def split_info(returned: Any, b: PyTree) -> tuple[PyTree, Any]:
@@ -320,30 +310,14 @@ def damp(matvec: Matvec, damping: float) -> Matvec:
     return lambda v: tree.add_scaled(matvec(v), damping, v)
 
 
-def _while(condition, body, state, max_iters: int):
-    """`lax.while_loop` of at most `max_iters` turns; unrolled where that is short."""
-    if max_iters > _MAX_UNROLLED:
-        return jax.lax.while_loop(condition, body, state)
-    for _ in range(max_iters):
-        going_on = condition(state)
-        new_state = body(state)
-        state = jax.tree.map(functools.partial(jnp.where, going_on), new_state, state)
+def _repeat(num_times: int, body: Callable, state: PyTree) -> PyTree:
+    """`lax.fori_loop` over 0..num_times-1, unrolled where that is short."""
+    if num_times > _MAX_UNROLLED:
+        return jax.lax.fori_loop(0, num_times, body, state)
+    for i in range(num_times):
+        state = body(i, state)
     return state
 
 
 def _is_zero(damping: Any) -> bool:
     return isinstance(damping, (int, float)) and damping == 0
-
-
-def _check_count(name: str, value: Any, minimum: int) -> None:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"`{name}` must be an integer >= {minimum}, got {value!r}.")
-    if value < minimum:
-        raise ValueError(f"`{name}` must be an integer >= {minimum}, got {value}.")
-
-
-def _check_nonnegative(name: str, value: Any) -> None:
-    if isinstance(value, str):
-        raise TypeError(f"`{name}` must be a number >= 0, got {value!r}.")
-    if not isinstance(value, jax.core.Tracer) and not value >= 0:
-        raise ValueError(f"`{name}` must be a number >= 0, got {value}.")

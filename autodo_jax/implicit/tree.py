@@ -23,12 +23,14 @@ def promote(tree: PyTree) -> PyTree:
 
 def cast_like(tree: PyTree, like: PyTree) -> PyTree:
     """Casts each leaf to the dtype of the corresponding leaf of `like`."""
-    return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)
+    return jax.tree.map(lambda leaf, other: jnp.asarray(leaf, other.dtype), tree, like)
 
 
 def scale(factor: chex.Numeric, tree: PyTree) -> PyTree:
     """`factor * tree` without changing a dtype."""
-    return jax.tree.map(lambda leaf: jnp.asarray(factor, leaf.dtype) * leaf, tree)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(factor, jnp.result_type(leaf)) * leaf, tree
+    )
 
 
 def add_scaled(tree: PyTree, factor: chex.Numeric, other: PyTree) -> PyTree:

@@ -1,0 +1,133 @@
+"""The adjoint system `A x = d_params L_v` of a hypergradient, and how it is solved."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import optax
+
+from autodo_jax.implicit import checks, tree
+from autodo_jax.implicit.curvature import Curvature, Hessian
+from autodo_jax.implicit.solvers import (
+    Matvec,
+    Solver,
+    StochasticSolver,
+    damp,
+    split_info,
+)
+
+PyTree = Any
+AxisName = Any
+
+
+class System(NamedTuple):
+    """The linear system of one hypergradient, on one device's data."""
+
+    optimality: PyTree  # F(params, hparams), the gradient of L_t: 0 at the solution
+    matvec: Matvec  # v -> A v
+    adjoint: Callable[[PyTree], tuple[PyTree, PyTree]]  # x -> (A x, (d_hparams F)' x)
+
+
+def stationary_system(
+    inner_loss: Callable,
+    curvature: Curvature,
+    params: PyTree,
+    hparams: PyTree,
+    args: tuple,
+) -> System:
+    """F = d_params L_t, A the curvature."""
+    if isinstance(curvature, Hessian) and curvature.mode == "reverse-over-reverse":
+        system = reverse_system(
+            lambda theta, lam: jax.grad(inner_loss)(theta, lam, *args), params, hparams
+        )
+        return _add_damping(system, curvature.damping)
+
+    # One directional derivative of the whole gradient holds H v and the mixed term.
+    (optimality, _), directional = jax.linearize(
+        lambda theta: jax.grad(inner_loss, (0, 1))(theta, hparams, *args), params
+    )
+    if isinstance(curvature, Hessian):
+        # Under jit the unused mixed term costs a product nothing. A second
+        # linearization without it would repeat the forward pass wherever the compiler
+        # does not see that both are the same.
+        system = System(optimality, lambda v: directional(v)[0], directional)
+        return _add_damping(system, curvature.damping)
+    matvec = curvature(inner_loss, params, hparams, args)
+    return System(optimality, matvec, lambda x: (matvec(x), directional(x)[1]))
+
+
+def reverse_system(optimality_fn: Callable, params: PyTree, hparams: PyTree) -> System:
+    """The transposed system of F = optimality_fn, by pullbacks only."""
+    optimality, pullback = jax.vjp(lambda theta: optimality_fn(theta, hparams), params)
+    _, pullback_both = jax.vjp(optimality_fn, params, hparams)
+    return System(optimality, lambda v: pullback(v)[0], pullback_both)
+
+
+def _add_damping(system: System, damping: chex.Numeric) -> System:
+    def adjoint(x):
+        product, mixed = system.adjoint(x)
+        return damp(lambda _: product, damping)(x), mixed
+
+    return system._replace(matvec=damp(system.matvec, damping), adjoint=adjoint)
+
+
+def solve_from(solve: Callable, matvec: Matvec, b: PyTree, x0: PyTree | None):
+    """Solves `A x = b` from `x0` with a right-hand side of unit norm."""
+    rhs = b if x0 is None else optax.tree.sub(b, matvec(x0))
+    unit, rhs_norm = tree.normalize(rhs)
+    solution, solver_info = split_info(solve(unit), b)
+    x = tree.scale(rhs_norm, tree.cast_like(solution, b))
+    return (x if x0 is None else optax.tree.add(x0, x)), solver_info
+
+
+def num_batches(inner_batches: tuple, solver: Solver) -> int:
+    """Number of batches, checked to be what `solver` takes and the mixed term."""
+    if not isinstance(solver, StochasticSolver):
+        raise TypeError(
+            "`inner_batches` needs a solver that takes a batch per product, got "
+            f"{solver!r}; use solvers.neumann, or one batch in inner_args: Krylov "
+            "methods are wrong with a new matrix at each product."
+        )
+    count = checks.leading_axis("inner_batches", inner_batches)
+    expected = solver.num_terms + 1
+    if count != expected:
+        raise ValueError(
+            f"`inner_batches` must hold {expected} batches (one for each of the "
+            f"{solver.num_terms} products, the last for the mixed term), got {count}."
+        )
+    return count
+
+
+def take_batch(inner_batches: tuple, j: chex.Numeric) -> tuple:
+    """The j-th batch, as arguments of the inner loss."""
+    return jax.tree.map(
+        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, j, keepdims=False),
+        tuple(inner_batches),
+    )
+
+
+def collectives(axis_name: AxisName | None) -> tuple[Callable, Callable]:
+    """Returns `(vary, mean)` over the axis; both the identity without one.
+
+    Inside a `jax.shard_map` that tracks replication, a derivative in a replicated value
+    is summed over the devices by the transpose of its implicit broadcast; marked as
+    varying, it stays local, as it is under pmap and vmap, and the mean is taken once.
+    """
+    if axis_name is None:
+        return lambda x: x, lambda x: x
+    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    manual = jax.sharding.get_abstract_mesh().manual_axes
+
+    def vary_leaf(leaf):
+        for name in names:
+            if name in manual:
+                with contextlib.suppress(ValueError):  # It varies already.
+                    leaf = jax.lax.pcast(leaf, name, to="varying")
+        return leaf
+
+    return (
+        lambda x: jax.tree.map(vary_leaf, x),
+        lambda x: jax.lax.pmean(x, axis_name),
+    )

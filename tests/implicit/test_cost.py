@@ -1,0 +1,166 @@
+"""What a hypergradient costs: no hidden forward pass, no memory that grows with T."""
+
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from autodo_jax.implicit import curvature, hypergrad, solvers
+
+BATCH, WIDTH, CLASSES = 512, 128, 10
+
+
+def three_layers():
+    rng = np.random.default_rng(0)
+    sizes = [(WIDTH, WIDTH), (WIDTH, WIDTH), (WIDTH, CLASSES)]
+    params = [
+        jnp.asarray(rng.standard_normal(size) / np.sqrt(size[0]), jnp.float32)
+        for size in sizes
+    ]
+    x = jnp.asarray(rng.standard_normal((BATCH, WIDTH)), jnp.float32)
+    labels = jax.nn.one_hot(rng.integers(0, CLASSES, BATCH), CLASSES)
+    return params, jnp.float32(-4.0), (x, labels)
+
+
+def outer_loss(params, log_decay, x, labels):
+    del log_decay
+    for kernel in params[:-1]:
+        x = jnp.tanh(x @ kernel)
+    logits = x @ params[-1]
+    return -jnp.mean(jnp.sum(labels * jax.nn.log_softmax(logits), axis=1))
+
+
+def inner_loss(params, log_decay, x, labels):
+    decay = sum(jnp.sum(kernel**2) for kernel in params)
+    return outer_loss(params, log_decay, x, labels) + jnp.exp(log_decay) * decay
+
+
+def compiled(solver, curvature=None):
+    params, hparams, batch = three_layers()
+
+    def run(params, hparams, batch):
+        return hypergrad(
+            inner_loss,
+            outer_loss,
+            params,
+            hparams,
+            inner_args=batch,
+            outer_args=batch,
+            solver=solver,
+            curvature=curvature,
+        )
+
+    return jax.jit(run).lower(params, hparams, batch).compile()
+
+
+def hessian_vector_product(params, hparams, batch, v):
+    return jax.jvp(lambda w: jax.grad(inner_loss)(w, hparams, *batch), (params,), (v,))[
+        1
+    ]
+
+
+def seconds(function, *operands) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(function(*operands))
+    return time.perf_counter() - start
+
+
+def test_a_term_costs_no_more_than_a_bare_product():
+    """T = 20 against T = 1 and 19 jitted products: medians, taken in turns."""
+    operands = three_layers()
+    product = jax.jit(hessian_vector_product)
+    short = compiled(solvers.neumann(1, 0.01))
+    long = compiled(solvers.neumann(20, 0.01))
+    times: dict[str, list[float]] = {"product": [], "short": [], "long": []}
+    for _ in range(25):
+        # 19 in a row, as inside the long solve, so that caches are as warm.
+        times["product"].append(
+            sum(seconds(product, *operands, operands[0]) for _ in range(19))
+        )
+        times["short"].append(seconds(short, *operands))
+        times["long"].append(seconds(long, *operands))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    ratio = medians["long"] / (medians["short"] + medians["product"])
+    assert ratio <= 1.2, medians
+
+
+def flops(program) -> float:
+    return program.cost_analysis()["flops"]
+
+
+def test_work_per_term_is_that_of_a_shared_forward_pass():
+    """Counted by XLA, where terms are unrolled: a term is a linearized gradient alone.
+
+    A bare product does the primal gradient and its derivative; a term only the latter.
+    """
+    operands = three_layers()
+    bare = jax.jit(hessian_vector_product).lower(*operands, operands[0]).compile()
+    per_term = (
+        flops(compiled(solvers.neumann(7, 0.01)))
+        - flops(compiled(solvers.neumann(2, 0.01)))
+    ) / 5
+    assert per_term <= 0.75 * flops(bare)
+    start = flops(compiled(solvers.identity()))
+    assert flops(compiled(solvers.neumann(1, 0.01))) - start <= flops(bare)
+
+
+@pytest.mark.parametrize("mode", ["forward-over-reverse", "reverse-over-reverse"])
+def test_memory_does_not_grow_with_the_number_of_terms(mode):
+    def temporary(num_terms):
+        program = compiled(solvers.neumann(num_terms, 0.01), curvature.hessian(mode))
+        return program.memory_analysis().temp_size_in_bytes
+
+    # Beyond 8 terms a loop, whose buffers are reused.
+    assert temporary(200) == temporary(20)
+    # Unrolled: six more terms take less than half of one more vector between them.
+    num_bytes = 4 * sum(kernel.size for kernel in three_layers()[0])
+    assert temporary(8) - temporary(2) < num_bytes / 2
+
+
+def test_terms_touch_the_head_only():
+    """With the encoder in `inner_args` a term costs the head's product, no more.
+
+    The encoder is hyperparameter-dependent but not parameter-dependent, as the paper's
+    augmentation is: once for the system, never again for a term.
+    """
+    rng = np.random.default_rng(0)
+    encoder, head, (x, labels) = (
+        three_layers()[0][:2],
+        jnp.asarray(rng.standard_normal((WIDTH, CLASSES)), jnp.float32),
+        three_layers()[2],
+    )
+
+    def features(hparams, encoder, x):
+        x = x * (1 + hparams)[None]
+        for kernel in encoder:
+            x = jnp.tanh(x @ kernel)
+        return x
+
+    def loss(head, hparams, encoder, x, labels):
+        logits = features(hparams, encoder, x) @ head
+        data_term = -jnp.mean(jnp.sum(labels * jax.nn.log_softmax(logits), axis=1))
+        return data_term + 0.01 * jnp.sum(head**2)
+
+    def count(num_terms):
+        def run(head, hparams, encoder, x, labels):
+            args = (encoder, x, labels)
+            return hypergrad(
+                loss,
+                loss,
+                head,
+                hparams,
+                inner_args=args,
+                outer_args=args,
+                solver=solvers.neumann(num_terms, 0.01),
+            )
+
+        operands = (head, jnp.zeros(WIDTH), encoder, x, labels)
+        return flops(jax.jit(run).lower(*operands).compile())
+
+    per_term = (count(5) - count(1)) / 4
+    head_product = 2 * 2 * BATCH * WIDTH * CLASSES
+    one_encoder = 2 * 2 * BATCH * WIDTH * WIDTH
+    assert per_term <= 1.5 * head_product < 0.3 * one_encoder

@@ -1,0 +1,193 @@
+"""Bugs of published hypergradient code, planted in copies: the bank finds each one."""
+
+import importlib
+import itertools
+import pathlib
+import sys
+from typing import NamedTuple
+
+import pytest
+
+import autodo_jax.implicit
+from tests.implicit import bank
+
+SOURCE = pathlib.Path(autodo_jax.implicit.__file__).parent
+NUMBER = itertools.count()
+
+
+class Mutant(NamedTuple):
+    check: str  # the check that must fail
+    file: str
+    edits: dict[str, str]  # each old text occurs exactly once
+
+
+# Block-diagonal over the leaves of the parameters.
+BLOCKED = """lambda v: jax.tree.unflatten(
+        jax.tree.structure(v),
+        [
+            jax.tree.leaves(
+                on_vectors(system.matvec)(
+                    jax.tree.unflatten(
+                        jax.tree.structure(v),
+                        [
+                            leaf if i == j else 0 * leaf
+                            for j, leaf in enumerate(jax.tree.leaves(v))
+                        ],
+                    )
+                )
+            )[i]
+            for i in range(len(jax.tree.leaves(v)))
+        ],
+    )"""
+
+# The step that meets the tolerance is dropped.
+STALE = """        x = jax.tree.map(
+                lambda new, old: jnp.where(tree.norm(r) > threshold, new, old),
+                x,
+                state[1],
+            )
+            z = precondition(r)
+            new_rz"""
+
+MUTANTS = {
+    "the step size is missing": Mutant(
+        "P9",
+        "solvers.py",
+        {"start = tree.scale(step, b)": "start = b"},
+    ),
+    "no direct term": Mutant(
+        "P1b",
+        "hypergradient.py",
+        {"optax.tree.sub(direct,": "optax.tree.sub(optax.tree.zeros_like(direct),"},
+    ),
+    "wrong sign": Mutant(
+        "P1b", "hypergradient.py", {"optax.tree.sub(direct,": "optax.tree.add(direct,"}
+    ),
+    "the identity for the Hessian": Mutant(
+        "P4",
+        "hypergradient.py",
+        {"matvec = on_vectors(system.matvec)": "matvec = on_vectors(lambda v: v)"},
+    ),
+    "directions from the old residual": Mutant(
+        "P4",
+        "solvers.py",
+        {"p = tree.add_scaled(z, new_rz": "p = tree.add_scaled(state[2], new_rz"},
+    ),
+    "a residual step of ten": Mutant(
+        "isotropic",
+        "solvers.py",
+        {"r_step = jnp.where(negative, 0, rz / safe)": "r_step = 10 * rz / safe"},
+    ),
+    "the last iterate is dropped": Mutant(
+        "isotropic",
+        "solvers.py",
+        {"            z = precondition(r)\n            new_rz": "    " + STALE},
+    ),
+    "block-diagonal Hessian": Mutant(
+        "P4",
+        "hypergradient.py",
+        {"matvec = on_vectors(system.matvec)": f"matvec = {BLOCKED}"},
+    ),
+    "hidden damping": Mutant(
+        "P1b",
+        "hypergradient.py",
+        {
+            "matvec = on_vectors(system.matvec)": "matvec = on_vectors("
+            "lambda v: tree.add_scaled(system.matvec(v), 0.01, v))"
+        },
+    ),
+    "one product too few, unrolled": Mutant(
+        "T=5",
+        "solvers.py",
+        {"for i in range(num_times)": "for i in range(num_times - 1)"},
+    ),
+    "one product too few, in a loop": Mutant(
+        "P9",
+        "solvers.py",
+        {
+            "fori_loop(0, num_times, body": "fori_loop(1, num_times, body",
+        },
+    ),
+    "one product too many": Mutant(
+        "T=5",
+        "solvers.py",
+        {"for i in range(num_times)": "for i in range(num_times + 1)"},
+    ),
+    "the system of a root is not transposed": Mutant(
+        "P8",
+        "adjoint.py",
+        {
+            "lambda v: pullback(v)[0], pullback_both": "lambda v: jax.jvp(lambda t: "
+            "optimality_fn(t, hparams), (params,), (v,))[1], pullback_both"
+        },
+    ),
+    "the warm start is not subtracted": Mutant(
+        "P12",
+        "adjoint.py",
+        {"rhs = b if x0 is None else": "rhs = b if True else"},
+    ),
+    "the warm start is not used": Mutant(
+        "P12",
+        "adjoint.py",
+        {"x = tree.scale(rhs_norm,": "x0 = None; x = tree.scale(rhs_norm,"},
+    ),
+    "the same batch for each product": Mutant(
+        "batches",
+        "hypergradient.py",
+        {"theta, lam, take_batch(inner_batches, j))": "theta, lam, args)"},
+    ),
+    "no mean over the devices": Mutant(
+        "shards",
+        "adjoint.py",
+        {"lambda x: jax.lax.pmean(x, axis_name),": "lambda x: x,"},
+    ),
+    "no floor under the range": Mutant(
+        "P11",
+        "solvers.py",
+        {"x = x + (flat_b - u @ jnp.where(in_range, along, 0)) / damping": "pass"},
+    ),
+    "a right-hand side that underflows": Mutant(
+        "tiny",
+        "adjoint.py",
+        {"unit, rhs_norm = tree.normalize(rhs)": "unit, rhs_norm = rhs, 1.0"},
+    ),
+}
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    """Imports a copy of the library with the edits of a mutant."""
+    monkeypatch.syspath_prepend(tmp_path)
+    names = []
+
+    def plant(file: str | None = None, edits: dict[str, str] | None = None):
+        name = f"planted_{next(NUMBER)}"
+        (tmp_path / name).mkdir()
+        for path in SOURCE.glob("*.py"):
+            text = path.read_text()
+            for old, new in (edits or {}).items() if path.name == file else ():
+                assert text.count(old) == 1, f"{old!r} is not in {file} exactly once"
+                text = text.replace(old, new)
+            text = text.replace("autodo_jax.implicit", name)
+            (tmp_path / name / path.name).write_text(text)
+        names.append(name)
+        return importlib.import_module(name)
+
+    yield plant
+    for name in list(sys.modules):
+        if name.split(".")[0] in names:
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("check", bank.QUICK_CHECKS)
+def test_an_unchanged_copy_passes(planted, check, x64):
+    bank.QUICK_CHECKS[check](planted())
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_each_planted_bug_is_found(planted, mutant, x64):
+    check, file, edits = MUTANTS[mutant]
+    library = planted(file, edits)
+    assert library.__file__ != autodo_jax.implicit.__file__
+    with pytest.raises(AssertionError, match="relative error"):
+        bank.QUICK_CHECKS[check](library)

@@ -1,0 +1,71 @@
+"""The table over runs, from hand-made result files."""
+
+import json
+
+import pytest
+
+from autodo_jax.report import __main__ as cli
+from autodo_jax.report import table
+
+
+def write_result(folder, **fields):
+    result = {
+        "method": "autodo",
+        "dataset": "digits",
+        "seed": 0,
+        "frozen": False,
+        "imbalance_ratio": 10.0,
+        "noise_ratio": 0.1,
+        "epochs": 5,
+        "test_error": 4.0,
+        "class_error": [0.0, 2.0, 4.0, 10.0],
+        "seconds": 9.0,
+    } | fields
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+@pytest.fixture
+def runs(tmp_path):
+    write_result(tmp_path / "a0", test_error=4.0, noise_auroc=0.8)
+    write_result(tmp_path / "a1", test_error=6.0, noise_auroc=0.9, seed=1)
+    write_result(tmp_path / "f0", test_error=9.0, frozen=True)
+    write_result(tmp_path / "deep" / "b0", method="baseline", test_error=20.0)
+    (tmp_path / "unfinished").mkdir()
+    return tmp_path
+
+
+def test_rows_hold_mean_and_sample_deviation_with_the_control_first(runs, capsys):
+    assert cli.main([str(runs), "--format=markdown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:] == [
+        "| digits | 10-0.1 | baseline | - | 1 | 20.0 | 7.0 | - | 9 |",
+        "| digits | 10-0.1 | autodo | frozen | 1 | 9.0 | 7.0 | - | 9 |",
+        "| digits | 10-0.1 | autodo | learned | 2 | 5.0 ± 1.4 | 7.0 ± 0.0 | "
+        "0.85 ± 0.07 | 9 ± 0 |",
+    ]
+
+
+def test_runs_of_other_lengths_are_not_averaged_together(runs):
+    write_result(runs / "long", epochs=500)
+    rows = table.rows(table.find_results([runs]))
+    assert sorted(row[4] for row in rows[1:]) == ["1", "1", "1", "2"]
+
+
+def test_text_is_aligned(runs, capsys):
+    assert cli.main([str(runs)]) == 0
+    header, *body = capsys.readouterr().out.splitlines()
+    column = header.index("method")
+    assert [line[column:].split()[0] for line in body] == [
+        "baseline",
+        "autodo",
+        "autodo",
+    ]
+
+
+def test_folders_without_runs_are_refused_in_one_line(tmp_path, capsys):
+    assert cli.main([str(tmp_path)]) == 2
+    assert cli.main([str(tmp_path / "absent")]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert "no finished run" in errors[0] and "absent is no folder" in errors[1]
