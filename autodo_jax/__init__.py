@@ -1,3 +1,56 @@
-"""autodo_jax."""
+"""AutoDO in JAX: learn how to augment, weigh and relabel each training image.
 
-from autodo_jax.implicit import *  # noqa
+Two ways in: `python -m autodo_jax.main --config=configs/digits.py`, and the functions
+below, which know nothing of images. Numbers of equations, sections and lines refer to
+"AutoDO: Robust AutoAugment for Biased Data with Label Noise via Scalable Probabilistic
+Implicit Differentiation" (Gudovskiy et al., CVPR 2021).
+
+    paper                                    file
+    Eq. 3-5, implicit differentiation        implicit/hypergradient.py
+    Eq. 4, derivative of the argmin          implicit/argmin.py
+    Sec. 3.2, Neumann series                 implicit/solvers.py
+    Eq. 7, Fisher information                implicit/curvature.py
+    Sec. 4, Lambda, g_W and g_S              hyperparams/state.py
+    Sec. 4.1, gates and magnitudes           augment/gates.py
+    Eq. 8, affine operations of g_A          augment/affine.py, augment/learned.py
+    Sec. 4.2, loss to soft labels            losses.py
+    L_t and L_v                              objective.py
+    Algorithm 1                              train/loop.py, train/steps.py
+    Sec. 5.1, split and distortions          data/split.py, data/distort.py
+    App. A, numbers                          config.py, train/state.py
+
+Symbols:
+
+    theta, params   parameters the inner problem solves for; in training the head
+    lam, Lambda     hyperparameters (`hparams`); one row for each train point
+    L_t, L_v        inner loss on train data, outer loss on validation data
+    H, A            Hessian of L_t in theta; the matrix of the system that is solved
+    T, a            number of products and step size of the Neumann series
+    N, B, C         train points, points in a batch, classes
+    E               epochs before the outer loop starts
+    IR, NR          class imbalance ratio, label noise ratio
+"""
+
+from autodo_jax.implicit import (
+    HypergradInfo,
+    curvature,
+    hypergrad,
+    hypergrad_root,
+    implicit_argmin,
+    solvers,
+    value_and_hypergrad,
+    value_and_hypergrad_root,
+)
+from autodo_jax.version import __version__
+
+__all__ = [
+    "HypergradInfo",
+    "__version__",
+    "curvature",
+    "hypergrad",
+    "hypergrad_root",
+    "implicit_argmin",
+    "solvers",
+    "value_and_hypergrad",
+    "value_and_hypergrad_root",
+]

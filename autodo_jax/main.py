@@ -10,7 +10,7 @@ import pathlib
 import runpy
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -23,16 +23,13 @@ from autodo_jax.train import loop
 _USAGE = 2  # exit status: the command cannot be run as it is given
 _FAILED = 1  # exit status: the run ended before it was finished
 
-FLAGS = flags.FLAGS
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Experiment file, as in configs/digits.py:autodo.", lock_config=True
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; default: runs/CONFIG/METHOD-seedK."
-)
-_OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Train anew where the workdir holds a finished run."
-)
+
+class Command(NamedTuple):
+    """A parsed command line."""
+
+    config: ml_collections.ConfigDict  # validated
+    workdir: pathlib.Path
+    overwrite: bool
 
 
 class UsageError(Exception):
@@ -42,14 +39,13 @@ class UsageError(Exception):
 def main(argv: Sequence[str]) -> int:
     """Runs the command line and returns its exit status."""
     # Read before parsing, which may itself fail.
-    with_traceback = "--verbosity=1" in argv or "-v=1" in argv
-    if {"--help", "-help", "-h", "--helpfull"} & set(argv[1:]):
-        print(f"{__doc__}\n{FLAGS.main_module_help()}")
+    with_traceback = "--verbosity=1" in argv
+    if {"--help", "-help", "-h"} & set(argv[1:]):
+        print(f"{__doc__}\n{define_flags(argv).get_help()}")
         return 0
     try:
-        config = parse(argv)
-        workdir = pathlib.Path(_WORKDIR.value or default_workdir(config))
-        if prepare_workdir(workdir, config, overwrite=_OVERWRITE.value):
+        config, workdir, overwrite = parse(argv)
+        if prepare_workdir(workdir, config, overwrite=overwrite):
             return 0
     except UsageError as error:
         return _fail(error, _USAGE, with_traceback)
@@ -71,27 +67,50 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def parse(argv: Sequence[str]) -> ml_collections.ConfigDict:
-    """Returns the validated configuration of a command line.
+def define_flags(argv: Sequence[str]) -> flags.FlagValues:
+    """Returns the flags of one command line, unparsed."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Experiment file and method, as in configs/digits.py:autodo.",
+        lock_config=True,
+        flag_values=values,
+        sys_argv=list(argv),
+    )
+    flags.DEFINE_string(
+        "workdir", None, "Default: runs/CONFIG/METHOD-seedK.", flag_values=values
+    )
+    flags.DEFINE_bool("overwrite", False, "Replace a finished run.", flag_values=values)
+    flags.DEFINE_integer(
+        "verbosity", 0, "1: errors with their traceback.", flag_values=values
+    )
+    return values
+
+
+def parse(argv: Sequence[str]) -> Command:
+    """Returns what a command line asks for.
 
     Raises:
       UsageError: flags that do not parse; a configuration that cannot be loaded, or
         with a field that is unknown, of the wrong type or out of its range.
     """
     _check_experiment(argv)
+    values = define_flags(argv)
     try:
-        rest = FLAGS(list(argv))[1:]
+        rest = values(list(argv))[1:]
     except Exception as error:  # Whatever a type's parser raises.
         message = " ".join(str(error).split())
         raise UsageError(f"{message} (--help lists the flags)") from error
     if rest:
         raise UsageError(f"unexpected argument {rest[0]!r}; flags start with --")
-    config = ml_collections.ConfigDict(_CONFIG.value)
+    config = ml_collections.ConfigDict(values.config)
     try:
         config_lib.validate(config)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return config
+    workdir = pathlib.Path(values.workdir or default_workdir(config))
+    return Command(config, workdir, values.overwrite)
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> str:

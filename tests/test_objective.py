@@ -5,6 +5,7 @@ of the loss, and for weights and soft labels formulas of softmax regression in n
 """
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +101,7 @@ class Problem:
         return jax.grad(outer)(flat_head), hessian, mixed
 
 
-SUB_MODELS = {
+SUB_MODELS: dict[str, dict[str, Any]] = {
     "A": {"augment": "per_point"},
     "A shared": {"augment": "shared"},
     "W": {"weights": True},
@@ -211,6 +212,7 @@ def num_convolutions(problem):
     )
     lowered = hypergradient.lower(problem.rows, problem.inner_args, problem.outer_args)
     text = lowered.compile().as_text()
+    assert text is not None
     return len(re.findall(r"= \S+ convolution\(", text))
 
 

@@ -38,7 +38,7 @@ class SmallCNN(nn.Module):
         self.head = nn.Dense(self.num_classes)
 
     def features(self, images: chex.Array, *, train: bool) -> chex.Array:
-        """[B, H, W, C] -> [B, D] float32 or wider; `train`: batch statistics are used."""
+        """[B, H, W, C] -> [B, D], float32 or wider; `train`: uses batch statistics."""
         x = images
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = nn.celu(norm(conv(x), use_running_average=not train))

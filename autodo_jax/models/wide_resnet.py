@@ -80,7 +80,7 @@ class WideResNet(nn.Module):
         self.head = nn.Dense(self.num_classes)
 
     def features(self, images: chex.Array, *, train: bool) -> chex.Array:
-        """[B, H, W, C] -> [B, D] float32 or wider; `train`: batch statistics are used."""
+        """[B, H, W, C] -> [B, D], float32 or wider; `train`: uses batch statistics."""
         x = self.stem(images)
         for block in self.blocks:
             x = block(x, train=train)

@@ -1,5 +1,7 @@
 """g_A as a whole: what gates do, in which order, with whose randomness."""
 
+from collections.abc import Callable
+
 import dm_pix
 import jax
 import jax.numpy as jnp
@@ -71,7 +73,7 @@ def test_gradients_reach_gates_and_magnitudes_of_each_operation():
     assert (np.abs(magnitude_grad).max(axis=0) > 0).all()
 
 
-COLOR_TWINS = {
+COLOR_TWINS: dict[str, Callable] = {
     "brightness": dm_pix.adjust_brightness,
     "contrast": dm_pix.adjust_contrast,
     "saturation": dm_pix.adjust_saturation,

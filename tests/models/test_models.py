@@ -1,5 +1,7 @@
 """One contract for all networks, and the published sizes of wide ResNets."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -9,7 +11,7 @@ import pytest
 from autodo_jax import models
 from autodo_jax.models.wide_resnet import WideResNet
 
-SMALL = {
+SMALL: dict[str, dict[str, Any]] = {
     "small_cnn": {"widths": (4, 8)},
     "wide_resnet": {"depth": 10, "width": 1},
 }

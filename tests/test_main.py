@@ -1,0 +1,117 @@
+"""The command line as a user meets it: exit status, one line for what is wrong."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from autodo_jax import main
+
+ROOT = pathlib.Path(__file__).parents[1]
+DIGITS = "--config=configs/digits.py"
+TINY = [
+    "--config.epochs=2",
+    "--config.batch_size=32",
+    "--config.model.widths=(4,)",
+    "--config.hyper.start_epoch=1",
+]
+
+
+def command(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "autodo_jax.main", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(autouse=True)
+def in_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_a_run_finishes_and_is_not_repeated(tmp_path, capsys):
+    flags = [DIGITS + ":autodo_s", *TINY, f"--workdir={tmp_path}"]
+    first = command(*flags)
+    assert first.returncode == 0, first.stderr
+    assert "epoch 2/2: loss" in first.stdout and "test error" in first.stdout
+    result = (tmp_path / "result.json").read_text()
+    assert main.main(["main", *flags]) == 0
+    assert "is finished" in capsys.readouterr().out
+    other = ["main", *flags, "--config.seed=5"]
+    assert main.main(other) == 2
+    error = capsys.readouterr().err
+    assert "another config.seed" in error and "--overwrite" in error
+    assert (tmp_path / "result.json").read_text() == result
+    assert main.main([*other, "--overwrite"]) == 0
+    assert (tmp_path / "result.json").read_text() != result
+
+
+def test_help_is_no_error():
+    done = command("--help")
+    assert done.returncode == 0 and "--config=configs/digits.py" in done.stdout
+
+
+def test_default_workdir_tells_config_method_seed_and_control():
+    from configs import digits
+
+    config = digits.get_config("autodo_a")
+    config.seed = 3
+    assert main.default_workdir(config) == "runs/digits/autodo_a-seed3"
+    config.hyper.frozen = True
+    assert main.default_workdir(config) == "runs/digits/autodo_a-frozen-seed3"
+
+
+BAD = {
+    "no experiment": ([], "pass --config=configs/digits.py"),
+    "absent file": (["--config=configs/nope.py"], "no experiment file 'configs/nope"),
+    "not a config": (["--config=setup.cfg"], "setup.cfg is no experiment file"),
+    "method": ([DIGITS + ":autodp"], "unknown method 'autodp'; use one of baseline"),
+    "field": ([DIGITS, "--config.hyper.lr=1"], "unknown field --config.hyper.lr"),
+    "section": ([DIGITS, "--config.hyp.lr=1"], "no such section"),
+    "flag": ([DIGITS, "--epochs=1"], "Unknown command line flag 'epochs'"),
+    "argument": ([DIGITS, "extra"], "unexpected argument 'extra'"),
+    "word for int": ([DIGITS, "--config.epochs=ten"], "--config.epochs=ten"),
+    "float for int": ([DIGITS, "--config.epochs=1.5"], "--config.epochs=1.5"),
+    "word for float": ([DIGITS, "--config.hyper.eps=x"], "--config.hyper.eps=x"),
+    "word for bool": ([DIGITS, "--config.hyper.frozen=x"], "--config.hyper.frozen=x"),
+    "section for value": ([DIGITS, "--config.hyper=3"], "--config.hyper=3"),
+    "negative epochs": ([DIGITS, "--config.epochs=-1"], "config.epochs is -1"),
+    "nan": ([DIGITS, "--config.task.learning_rate=nan"], "is nan, expected a number"),
+    "workdir": ([DIGITS, "--workdir=/dev/null/x"], "cannot write to /dev/null/x"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_wrong_commands_get_one_line_and_status_2(name, capsys):
+    flags, expected = BAD[name]
+    assert main.main(["main", *flags]) == 2
+    captured = capsys.readouterr()
+    assert expected in captured.err
+    assert captured.err.count("\n") == 1 and "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--config.batch_size=100000"], "pass --config.batch_size=405 or less"),
+        (["--config.task.learning_rate=1e30"], "not finite in epoch 1"),
+        (["--config.data.test_fraction=0.001"], "the data cannot be split"),
+    ],
+)
+def test_runs_that_cannot_go_on_get_one_line_and_status_1(
+    flags, expected, capsys, tmp_path
+):
+    flags = [DIGITS + ":baseline", *TINY, *flags, f"--workdir={tmp_path}"]
+    assert main.main(["main", *flags]) == 1
+    error = capsys.readouterr().err
+    assert expected in error and error.count("\n") == 1
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_verbosity_shows_the_traceback():
+    done = command(DIGITS, "--config.epochs=-1", "--verbosity=1")
+    assert done.returncode != 0 and "Traceback" in done.stderr

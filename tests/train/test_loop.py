@@ -1,0 +1,165 @@
+"""Whole runs on digits, shrunken: files, determinism, controls, failures."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from autodo_jax import config as config_lib
+from autodo_jax.train import loop
+from configs import digits
+
+
+def tiny_config(method, epochs=3):
+    """Digits with a network of two narrow stages: a second or two a run."""
+    config = digits.get_config(method)
+    config.epochs, config.hyper.start_epoch = epochs, 1
+    config.batch_size = 16
+    config.model.widths = (4, 4)
+    config_lib.validate(config)
+    return config
+
+
+def run(config, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    result = loop.run(config, folder)
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    with np.load(folder / "hyperparams.npz") as tables:
+        return result, [json.loads(line) for line in lines], dict(tables)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("autodo")
+    return folder, *run(tiny_config("autodo"), folder)
+
+
+def test_the_workdir_holds_what_the_contract_names(finished):
+    folder, result, records, tables = finished
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert json.loads((folder / "config.json").read_text())["method"] == "autodo"
+    assert set(result) >= {
+        "method", "dataset", "seed", "epochs", "num_train", "num_val", "num_test",
+        "test_error", "class_error", "val_error", "best_val_epoch", "frozen", "seconds",
+        "noise_auroc",
+    }  # fmt: skip
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+    always = {
+        "epoch", "train_loss", "val_loss", "val_error", "test_error", "learning_rate",
+        "hyper_learning_rate", "seconds",
+    }  # fmt: skip
+    outer = {"outer_loss", "residual_norm", "neumann_horizon", "diverged_steps"}
+    assert set(records[0]) == always
+    assert set(records[1]) >= always | outer
+    shapes = {name: table.shape for name, table in tables.items()}
+    n = result["num_train"]
+    assert shapes == {
+        "gate": (n, 6), "magnitude": (n, 6), "weight": (n,), "label": (n, 10)
+    }  # fmt: skip
+    assert (result["num_val"], result["num_test"]) == (405, 450)
+
+
+def test_result_is_the_final_epochs(finished):
+    _, result, records, _ = finished
+    assert result["test_error"] == records[-1]["test_error"]
+    best = min(record["val_error"] for record in records)
+    assert records[result["best_val_epoch"] - 1]["val_error"] == best
+    counts = np.full(10, 45)  # 450 test points of ten nearly balanced classes
+    assert (
+        abs(np.average(result["class_error"], weights=counts) - result["test_error"])
+        < 1
+    )
+
+
+def test_same_seed_same_numbers_and_another_seed_others(finished, tmp_path):
+    _, result, records, tables = finished
+    again, again_records, again_tables = run(tiny_config("autodo"), tmp_path / "a")
+    for name, table in tables.items():
+        np.testing.assert_array_equal(table, again_tables[name])
+    drop = {"seconds"}
+    assert [{k: v for k, v in r.items() if k not in drop} for r in records] == [
+        {k: v for k, v in r.items() if k not in drop} for r in again_records
+    ]
+    other = tiny_config("autodo")
+    other.seed = 1
+    assert run(other, tmp_path / "b")[1][0]["train_loss"] != records[0]["train_loss"]
+    assert again["test_error"] == result["test_error"]
+
+
+def test_frozen_keeps_lambda_at_its_start_and_trains(finished, tmp_path):
+    config = tiny_config("autodo")
+    config.hyper.frozen = True
+    result, records, tables = run(config, tmp_path)
+    assert all("outer_loss" not in record for record in records)
+    np.testing.assert_array_equal(tables["weight"], 0)
+    np.testing.assert_array_equal(tables["magnitude"], 0)
+    # Soft labels that all say the same of their given label rank nothing.
+    assert abs(result["noise_auroc"] - 0.5) < 0.05
+    _, _, learned_records, _ = finished
+    assert records[0]["train_loss"] == learned_records[0]["train_loss"]
+
+
+def test_baseline_has_no_lambda(tmp_path):
+    result, records, tables = run(tiny_config("baseline"), tmp_path)
+    assert tables == {}
+    assert records[-1]["train_loss"] < records[0]["train_loss"]
+    assert result["method"] == "baseline"
+
+
+def test_a_diverging_series_is_said(tmp_path, capsys):
+    config = tiny_config("autodo_s", epochs=2)
+    config.hyper.step_size = 100.0
+    _, records, _ = run(config, tmp_path)
+    assert records[1]["diverged_steps"] > 0 and records[1]["residual_norm"] > 1
+    out = capsys.readouterr().out
+    assert "the linear solve diverges" in out and "2 / lambda_max" in out
+
+
+def test_losses_that_are_not_finite_end_the_run_without_a_result(tmp_path):
+    config = tiny_config("baseline")
+    config.task.learning_rate = 1e30
+    with pytest.raises(loop.RunError, match="train_loss not finite in epoch 1, step"):
+        run(config, tmp_path)
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path):
+    config = tiny_config("autodo")
+    config.batch_size = 406
+    with pytest.raises(
+        loop.RunError, match=r"only 5.. train and 405 validation points"
+    ):
+        run(config, tmp_path)
+
+
+def test_evaluation_pads_the_last_batch_without_counting_it():
+    config = tiny_config("baseline")
+    config.eval_batch_size = 400
+    setup, state = loop.prepare(config)
+    padded = loop.evaluate(setup, state, setup.test)
+    images = np.asarray(setup.test.images)
+    whole, _ = jax.jit(
+        lambda s: setup.eval_step(
+            s.params, s.batch_stats, setup.test, np.arange(len(images))
+        )
+    )(state)
+    assert padded.losses.shape == (450,)
+    np.testing.assert_allclose(padded.losses, whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_learning_beats_its_control_and_the_baseline(tmp_path):
+    """A third of the full run at full size, on one seed that no table reports."""
+    errors = {}
+    for name, method, frozen in (
+        ("baseline", "baseline", False),
+        ("frozen", "autodo_s", True),
+        ("learned", "autodo_s", False),
+    ):
+        config = digits.get_config(method)
+        config.seed, config.epochs, config.hyper.start_epoch = 1234, 60, 15
+        config.hyper.frozen = frozen
+        errors[name] = run(config, tmp_path / name)[0]["test_error"]
+    assert errors["learned"] < 0.75 * errors["frozen"]
+    assert errors["learned"] < 0.6 * errors["baseline"]

@@ -1,0 +1,115 @@
+"""The steps of Algorithm 1: what they change, whose randomness they use."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from autodo_jax import models, objective
+from autodo_jax.config import apply_method
+from autodo_jax.data import pipeline
+from autodo_jax.hyperparams import state as hyperparams
+from autodo_jax.train import loop, steps
+from tests.train.test_loop import tiny_config
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    return loop.prepare(tiny_config("autodo"))
+
+
+def run_hyper_step(setup, state, index):
+    return setup.hyper_step(
+        jax.tree.map(jnp.copy, state),
+        setup.train,
+        setup.validation,
+        index,
+        jnp.arange(16),
+        setup.hyper_key,
+    )
+
+
+def test_a_hyper_step_moves_the_rows_of_its_batch_and_nothing_else(prepared):
+    setup, state = prepared
+    index = jnp.arange(3, 19)
+    new, values = run_hyper_step(setup, state, index)
+    touched = np.isin(np.arange(len(setup.train.labels)), index)
+    for name, table in state.tables.items():
+        moved = np.abs(new.tables[name] - table).reshape(len(table), -1).max(axis=1)
+        np.testing.assert_array_equal(moved[~touched], 0)
+        # A magnitude counts only where its gate is open.
+        assert (moved[touched] > 0).mean() > (0.5 if name == "magnitude" else 0.99), (
+            name
+        )
+    same = jax.tree.map(np.array_equal, new.params, state.params)
+    assert all(jax.tree.leaves(same))
+    assert set(values) >= {"outer_loss", "residual_norm", "neumann_horizon"}
+    # The paper's budget hardly leaves the start of the series.
+    assert 0.5 < values["residual_norm"] <= 1
+    expected = 0.01 * 5 * values["lambda_max"]
+    np.testing.assert_allclose(values["neumann_horizon"], expected, rtol=1e-6)
+
+
+def test_lambda_max_is_the_heads_largest_eigenvalue(prepared):
+    setup, state = prepared
+    index = jnp.arange(16)
+    _, values = run_hyper_step(setup, state, index)
+    losses = objective.create(
+        setup.config, models.create(setup.config.model, setup.experiment.num_classes)
+    )
+    head, encoder = objective.split_head(state.params)
+    flat, unravel = jax.flatten_util.ravel_pytree(head)
+    rows = hyperparams.gather(state.tables, index)
+    batch = pipeline.take(setup.train.images, setup.train.labels, index)
+    keys = steps.point_keys(setup.hyper_key, jnp.int32(0), index)
+
+    @jax.jit
+    @jax.hessian
+    def hessian(theta):
+        return losses.inner_loss(
+            unravel(theta), rows, encoder, state.batch_stats, batch, keys
+        )
+
+    largest = np.abs(np.linalg.eigvalsh(hessian(flat))).max()
+    assert 0.8 * largest < values["lambda_max"] <= 1.001 * largest
+
+
+def test_a_task_step_leaves_lambda_alone_and_counts(prepared):
+    setup, state = prepared
+    new, _ = setup.task_step(
+        jax.tree.map(jnp.copy, state), setup.train, jnp.arange(16), setup.task_key
+    )
+    assert int(new.step) == int(state.step) + 1
+    for name, table in state.tables.items():
+        np.testing.assert_array_equal(new.tables[name], table)
+    changed = jax.tree.map(lambda a, b: (a != b).any(), new.params, state.params)
+    assert all(jax.tree.leaves(changed))
+
+
+def test_draws_depend_on_seed_step_and_point_only():
+    keys = steps.point_keys(jax.random.key(0), jnp.int32(1), jnp.array([4, 9]))
+    data = jax.random.key_data(keys)
+    alone = steps.point_keys(jax.random.key(0), jnp.int32(1), jnp.array([9]))
+    np.testing.assert_array_equal(data[1:], jax.random.key_data(alone))
+    later = steps.point_keys(jax.random.key(0), jnp.int32(2), jnp.array([4, 9]))
+    assert (data != jax.random.key_data(later)).any()
+
+
+@pytest.mark.parametrize(
+    ("method", "solver"),
+    [
+        ("autodo_shared", "neumann"),
+        ("autodo_aw", "conjugate_gradient"),
+        ("autodo_s", "identity"),
+    ],
+)
+def test_each_solver_takes_a_step_for_each_method(method, solver):
+    config = tiny_config(method)
+    apply_method(config, method)
+    config.hyper.solver = solver
+    config.hyper.auto_step_size = True
+    setup, state = loop.prepare(config)
+    _, values = run_hyper_step(setup, state, jnp.arange(16))
+    assert all(np.isfinite(value) for value in values.values())
+    if solver == "neumann":
+        assert values["residual_norm"] < 0.98  # an estimated step gets somewhere
