@@ -175,4 +175,4 @@ def create(config: ml_collections.ConfigDict, model: nn.Module) -> Objective:
 
 
 def _to_float(images: chex.Array) -> chex.Array:
-    return images.astype(jnp.float32) / 255
+    return images.astype(jnp.result_type(float)) / 255  # float64 with x64 enabled.

@@ -73,15 +73,19 @@ class Problem:
         return self.encoder, self.stats, self.validation
 
     def ours(self, solver):
-        return value_and_hypergrad(
-            self.loss.inner_loss,
-            self.loss.outer_loss,
-            self.head,
-            self.rows,
-            inner_args=self.inner_args,
-            outer_args=self.outer_args,
-            solver=solver,
-        )
+        @jax.jit
+        def step(rows, inner_args, outer_args):
+            return value_and_hypergrad(
+                self.loss.inner_loss,
+                self.loss.outer_loss,
+                self.head,
+                rows,
+                inner_args=inner_args,
+                outer_args=outer_args,
+                solver=solver,
+            )
+
+        return step(self.rows, self.inner_args, self.outer_args)
 
     def dense_pieces(self):
         """(g, H, M): outer gradient, Hessian, mixed derivative of the flat rows."""
@@ -96,9 +100,12 @@ class Problem:
         def outer(head):
             return self.loss.outer_loss(unravel_head(head), self.rows, *self.outer_args)
 
-        mixed = jax.jacrev(jax.grad(inner), 1)(flat_head, flat_rows)
-        hessian = jax.hessian(inner)(flat_head, flat_rows)
-        return jax.grad(outer)(flat_head), hessian, mixed
+        @jax.jit
+        def pieces(head, rows):
+            mixed = jax.jacrev(jax.grad(inner), 1)(head, rows)
+            return jax.grad(outer)(head), jax.hessian(inner)(head, rows), mixed
+
+        return pieces(flat_head, flat_rows)
 
 
 SUB_MODELS: dict[str, dict[str, Any]] = {
