@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from autodo_jax import config as config_lib
 from autodo_jax import models, objective
-from autodo_jax.config import apply_method
 from autodo_jax.data import pipeline
 from autodo_jax.hyperparams import state as hyperparams
 from autodo_jax.train import loop, steps
@@ -105,7 +105,6 @@ def test_draws_depend_on_seed_step_and_point_only():
 )
 def test_each_solver_takes_a_step_for_each_method(method, solver):
     config = tiny_config(method)
-    apply_method(config, method)
     config.hyper.solver = solver
     config.hyper.auto_step_size = True
     setup, state = loop.prepare(config)
@@ -113,3 +112,25 @@ def test_each_solver_takes_a_step_for_each_method(method, solver):
     assert all(np.isfinite(value) for value in values.values())
     if solver == "neumann":
         assert values["residual_norm"] < 0.98  # an estimated step gets somewhere
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"augment.operations": ("gamma", "rotate", "brightness", "contrast")},
+        {"model.name": "wide_resnet", "model.depth": 10, "model.width": 1},
+        {"model.dtype": "bfloat16"},
+        {"hyper.symmetric_kl": False},
+    ],
+    ids=["colour operations", "wide resnet", "bfloat16", "one-sided KL"],
+)
+def test_options_of_the_config_take_a_finite_step(fields):
+    config = tiny_config("autodo")
+    config.update_from_flattened_dict(fields)
+    config_lib.validate(config)
+    setup, state = loop.prepare(config)
+    state, values = run_hyper_step(setup, state, jnp.arange(16))
+    assert all(np.isfinite(value) for value in values.values())
+    assert {leaf.dtype for leaf in state.tables.values()} == {jnp.dtype("float32")}
+    moved = np.abs(state.tables["gate"] - state.tables["gate"][-1:]).max(axis=0)
+    assert (moved > 0).all() and len(moved) == len(config.augment.operations)
