@@ -164,11 +164,11 @@ def conjugate_gradient(
         threshold = 10 * jnp.finfo(dtype).eps if tol is None else tol
 
         def going_on(state):
-            k, _, r, _, _, stopped = state
-            return (k < max_iters) & ~stopped & (tree.norm(r) > threshold)
+            k, _, _, _, _, rr, stopped = state
+            return (k < max_iters) & ~stopped & (rr > threshold**2)
 
         def iterate(state):
-            k, x, r, p, rz, _ = state
+            k, x, r, p, rz, _, _ = state
             product = matvec(p)
             curvature = optax.tree.vdot(p, product)
             negative = curvature <= 0
@@ -181,7 +181,7 @@ def conjugate_gradient(
             z = precondition(r)
             new_rz = optax.tree.vdot(r, z)
             p = tree.add_scaled(z, new_rz / jnp.where(rz == 0, 1, rz), p)
-            return k + 1, x, r, p, new_rz, negative
+            return k + 1, x, r, p, new_rz, optax.tree.vdot(r, r), negative
 
         z = precondition(unit)
         start = (
@@ -190,10 +190,11 @@ def conjugate_gradient(
             unit,
             z,
             optax.tree.vdot(unit, z),
+            optax.tree.vdot(unit, unit),
             jnp.array(False),
         )
-        k, x, r, _, _, stopped = jax.lax.while_loop(going_on, iterate, start)
-        return tree.scale(b_norm, x), ConjugateGradientInfo(k, tree.norm(r), stopped)
+        k, x, _, _, _, rr, stopped = jax.lax.while_loop(going_on, iterate, start)
+        return tree.scale(b_norm, x), ConjugateGradientInfo(k, jnp.sqrt(rr), stopped)
 
     return solve
 
