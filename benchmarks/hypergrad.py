@@ -36,7 +36,7 @@ from benchmarks import hypergrad_problems as problems
 
 COUNTS = (5, 20, 100)
 TOLERANCE = 1e-4
-TURN_SECONDS = 0.4
+TURN_SECONDS = 1.0
 MAX_FOREIGN = 0.05
 PACKAGES = ("autodo_jax", "jax", "jaxlib", "numpy", "optax")
 PEER_PACKAGES = ("jaxopt", "torch", "hypergrad", "betty-ml", "torchopt")
@@ -46,7 +46,7 @@ def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="file to write all samples to")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one round")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each system")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each system")
     parser.add_argument(
         "--wait", type=float, default=1200, help="most seconds to wait for idle cores"
     )
@@ -65,10 +65,24 @@ def main(argv=None) -> None:
                 cases.append(run_case(problem, method, count, rounds, idle))
                 print(table(cases[-1]), flush=True)
     lines = verdicts(cases)
-    print("\n".join(lines))
+    print("", *lines, sep="\n")
     if options.json:
-        record = {"environment": environment, "cases": cases, "verdicts": lines}
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
+        options.json.write_text(as_json(environment, cases, lines))
+
+
+def as_json(environment: dict, cases: list[dict], lines: list[str]) -> str:
+    """All samples, in seconds, with a line for each row of a table."""
+    parts = []
+    for case in cases:
+        rows = ",\n  ".join(json.dumps(row) for row in case["rows"])
+        head = json.dumps({key: case[key] for key in case if key != "rows"})
+        parts.append(f'{head[:-1]}, "rows": [\n  {rows}]}}')
+    cases_text = ",\n ".join(parts)
+    return (
+        f'{{"environment": {json.dumps(environment, indent=1)},\n'
+        f'"verdicts": {json.dumps(lines, indent=1)},\n'
+        f'"cases": [\n {cases_text}]}}\n'
+    )
 
 
 def make_problems(quick: bool) -> list[problems.Problem]:
@@ -172,10 +186,10 @@ def take_turns(call, idle: "IdleCores", attempts: int = 4) -> list[dict]:
         while not seconds or sum(seconds) < TURN_SECONDS:
             start = time.perf_counter()
             call()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(round(time.perf_counter() - start, 6))
         available = (time.perf_counter() - begin) * _num_cores()
         foreign = max(0.0, (_busy_cpu() - busy) - (_own_cpu() - own)) / available
-        turns.append({"seconds": seconds, "foreign": foreign})
+        turns.append({"seconds": seconds, "foreign": round(foreign, 3)})
         if foreign <= MAX_FOREIGN or idle.seconds_left <= 0:
             break
     return turns
@@ -254,7 +268,7 @@ def table(case: dict) -> str:
 
 def verdicts(cases: list[dict]) -> list[str]:
     """Whether the two claims hold in each case; wrong results do not count."""
-    lines = ["", "Claims (by medians):"]
+    lines = ["Claims (by medians):"]
     for case in cases:
         where = f"{case['problem']}, {case['method']}, T = {case['count']}: "
         rows = [row for row in case["rows"] if row.get("agrees") and "median" in row]

@@ -4,6 +4,7 @@ The peers are not needed: systems with known faults stand in for them.
 """
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -114,6 +115,7 @@ def test_a_case_shows_missing_and_wrong_systems(problem, monkeypatch):
     )
     monkeypatch.setattr(peers, "SYSTEMS", stand_ins)
     monkeypatch.setattr(benchmark, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(benchmark, "MAX_FOREIGN", np.inf)  # Other tests may run.
     case = benchmark.run_case(problem, "cg", 3, 2, benchmark.IdleCores(0))
     shown = benchmark.table(case)
     assert "unavailable: ModuleNotFoundError: No module named 'absent'" in shown
@@ -121,9 +123,23 @@ def test_a_case_shows_missing_and_wrong_systems(problem, monkeypatch):
     assert "has no cg solver" in shown
     assert case["rows"][0]["agrees"]
     assert case["rows"][0]["num_samples"] == 2
+    assert json.loads(benchmark.as_json({}, [case], []))["cases"] == [case]
     # Neither the wrong nor the missing system counts as a rival.
     case["count"] = 20
-    assert len(benchmark.verdicts([case])) == 2
+    assert len(benchmark.verdicts([case])) == 1
+
+
+def test_disturbed_turns_are_left_out_of_the_statistics():
+    turns = [
+        {"seconds": [1.0, 2.0], "foreign": 0.0},
+        {"seconds": [9.0], "foreign": 0.3},
+    ]
+    row = {"turns": turns}
+    benchmark.summarize(row)
+    assert (row["median"], row["slowest"], row["disturbed"]) == (1.5, 2.0, False)
+    row = {"turns": turns[1:]}
+    benchmark.summarize(row)
+    assert (row["median"], row["disturbed"]) == (9.0, True)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +150,6 @@ def test_verdicts_by_medians(family, median, holds):
     ours = {"system": "ours", "family": "ours", "agrees": True, "median": 1.0}
     peer = {"system": "peer", "family": family, "agrees": True, "median": median}
     case = {"problem": "p", "method": "cg", "count": 20, "rows": [ours, peer]}
-    (line,) = benchmark.verdicts([case])[2:]
+    (line,) = benchmark.verdicts([case])[1:]
     assert ("DOES NOT HOLD" not in line) == holds
     assert f"({median:.2f}x)" in line
