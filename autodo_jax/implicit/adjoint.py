@@ -108,6 +108,13 @@ def take_batch(inner_batches: tuple, j: chex.Numeric) -> tuple:
     )
 
 
+def _as_varying(leaf: chex.Array, name: Any) -> chex.Array:
+    pcast = getattr(jax.lax, "pcast", None)
+    if pcast is not None:
+        return pcast(leaf, name, to="varying")
+    return getattr(jax.lax, "pvary")(leaf, name)  # noqa: B009  Its name in jax 0.8.
+
+
 def collectives(axis_name: AxisName | None) -> tuple[Callable, Callable]:
     """Returns `(vary, mean)` over the axis; both the identity without one.
 
@@ -124,7 +131,7 @@ def collectives(axis_name: AxisName | None) -> tuple[Callable, Callable]:
         for name in names:
             if name in manual:
                 with contextlib.suppress(ValueError):  # It varies already.
-                    leaf = jax.lax.pcast(leaf, name, to="varying")
+                    leaf = _as_varying(leaf, name)
         return leaf
 
     return (
