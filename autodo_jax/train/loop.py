@@ -179,12 +179,13 @@ def _hyper_epoch(
             setup.hyper_key,
         )
         history.append(values)
+    history = jax.device_get(history)  # Once for the means and the check.
     means = _mean_values(history, epoch)
     # Conjugate gradients may pass through larger residuals on their way.
     is_series = setup.config.hyper.solver == "neumann"
     diverged = [
         values
-        for values in jax.device_get(history)
+        for values in history
         if is_series and values["residual_norm"] > _DIVERGED
     ]
     means["diverged_steps"] = len(diverged)
