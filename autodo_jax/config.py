@@ -6,24 +6,39 @@ make a row of the paper's tables, `validate` refuses what cannot run.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, NoReturn
 
 import ml_collections
 
 from autodo_jax import models
-from autodo_jax.augment import color
+from autodo_jax.augment import color, policies
 from autodo_jax.augment.learned import OPERATIONS
 from autodo_jax.data.sources import SOURCES
+from autodo_jax.models import resnet
 
-# (hyper.augment, hyper.weights, hyper.soft_labels) of each method.
+
+
+class Method(NamedTuple):
+    """What tells a row of the paper's tables from the others."""
+
+    policy: str  # augment.policy
+    augment: str = "none"  # hyper.augment
+    weights: bool = False  # hyper.weights
+    soft_labels: bool = False  # hyper.soft_labels
+
+
 METHODS = {
-    "baseline": ("none", False, False),
-    "autodo_shared": ("shared", False, False),  # lambda_ASHA
-    "autodo_a": ("per_point", False, False),  # lambda_A
-    "autodo_aw": ("per_point", True, False),  # lambda_A,W
-    "autodo_s": ("none", False, True),  # lambda_S
-    "autodo": ("per_point", True, True),  # lambda_A,W,S
+    "baseline": Method("none"),
+    "randaugment": Method("randaugment"),
+    "uniform_augment": Method("uniform_augment"),
+    "fast_autoaugment": Method("fast_autoaugment"),
+    "dada": Method("dada"),
+    "autodo_shared": Method("randaugment_color", "shared"),  # lambda_ASHA
+    "autodo_a": Method("randaugment_color", "per_point"),  # lambda_A
+    "autodo_aw": Method("randaugment_color", "per_point", True),  # lambda_A,W
+    "autodo_s": Method("none", "none", False, True),  # lambda_S
+    "autodo": Method("randaugment_color", "per_point", True, True),  # lambda_A,W,S
 }
 
 
@@ -51,8 +66,18 @@ def default_config() -> ml_collections.ConfigDict:
 def _data() -> ml_collections.ConfigDict:
     data = ml_collections.ConfigDict()
     data.source = "digits"  # a key of data.sources.SOURCES
-    data.test_fraction = 0.25  # share of all points, where the source has no test set
-    data.validation_fraction = 0.2  # share of the remaining points (Sec. 5.1)
+    data.data_dir = ""  # where the data is; "": TFDS's own default, not for folder
+    data.extra = False  # svhn: its extra set joins the train set
+    data.image_size = ()  # (height, width) images are resized to; (): as they are
+    data.resize = "crop"  # crop: keeps the aspect, cuts to the centre; or stretch
+    data.max_train_points = 0  # a stratified part of the train images; 0: all
+    data.max_test_points = 0  # a stratified part of the test images; 0: all
+    # Sizes are shares of the points below 1, else numbers of points.
+    data.test_size = 0.25  # where the source has no test set
+    data.validation_size = 0.2  # of the points not in the test set (Sec. 5.1)
+    # Where the outer loss is taken: validation; test (ablation, Table 5); or train, all
+    # points then being train points (ablation, Table 6).
+    data.outer_set = "validation"
     data.imbalance_ratio = 1.0  # IR >= 1: frequent over rare points (Sec. 5.1)
     data.noise_ratio = 0.0  # NR in [0, 1]: share of labels drawn anew (Sec. 5.1)
     data.mean = (0.0,)  # of each channel, pixels in [0, 1]
@@ -62,7 +87,15 @@ def _data() -> ml_collections.ConfigDict:
 
 def _augment() -> ml_collections.ConfigDict:
     augment = ml_collections.ConfigDict()
+    # Policy before everything else; not learned, set by the method.
+    augment.policy = "none"  # one of augment.policies.NAMES
+    augment.policy_table = "cifar10"  # data set of fast_autoaugment's and dada's policy
+    augment.rand_num_ops = 3  # n, operations of randaugment
+    augment.rand_magnitude = 15.0  # M in [0, 30] of randaugment, randaugment_color
+    augment.color_num_ops = 1  # n of randaugment_color, before the learned operations
+    augment.uniform_num_ops = 2  # operations of uniform_augment
     # Standard augmentation, the same for every method (Sec. 5.1).
+    augment.crop_size = 0  # side of a random resized crop, pixels; 0: random crop
     augment.crop_padding = 4  # pixels around a random crop to the same size; 0: none
     augment.flip = False  # mirror half of the images
     augment.erase_probability = 0.5  # share of images with an erased rectangle
@@ -86,9 +119,11 @@ def _augment() -> ml_collections.ConfigDict:
 def _model() -> ml_collections.ConfigDict:
     model = ml_collections.ConfigDict()
     model.name = "wide_resnet"  # one of models.NAMES
-    model.depth = 28  # of wide_resnet, 6n + 4 (Sec. 5.1)
+    model.depth = 28  # of wide_resnet 6n + 4, of resnet 18, 34 or 50 (Sec. 5.1)
     model.width = 10  # of wide_resnet, factor of the channels (Sec. 5.1)
+    model.stem = "small"  # of resnet: small images, or imagenet (7x7 and pooling)
     model.widths = (32, 64, 64)  # of small_cnn, channels of each stage
+    model.activation = "celu"  # a key of models.ACTIVATIONS; Eq. 4 needs C^1 (App. A)
     model.dtype = "float32"  # of the encoder's computation: float32 or bfloat16
     return model
 
@@ -108,13 +143,14 @@ def _hyper() -> ml_collections.ConfigDict:
     hyper.weights = True  # g_W (Sec. 4.2); set by the method
     hyper.soft_labels = True  # g_S (Sec. 4.2); set by the method
     hyper.frozen = False  # keep Lambda at its start: the control of a learned row
+    hyper.theta = "head"  # theta of Eq. 5: head (App. A), or all parameters
     hyper.start_epoch = 50  # E, epochs before the outer loop starts (App. A)
     hyper.learning_rate = 0.05  # peak; ImageNet 0.01 (App. A)
     hyper.warmup_epochs = 5  # after E, rising from a tenth of the peak (App. A)
     hyper.decay = 0.99  # of RMSprop's second moment (PyTorch's default)
     hyper.eps = 1e-8  # of RMSprop, outside the root (PyTorch's default)
     hyper.solver = "neumann"  # neumann, conjugate_gradient or identity (T1-T2, DARTS)
-    hyper.num_terms = 5  # T: products of the solve (App. A)
+    hyper.num_terms = 5  # T: products of the solve (App. A); 0: as identity
     hyper.step_size = 0.01  # a < 2 / lambda_max of the Neumann series
     hyper.auto_step_size = False  # a = 1 / lambda_max, estimated at each step, instead
     hyper.smoothing = 0.1  # alpha of the soft labels at the start, in (0, 1) (App. A)
@@ -135,15 +171,26 @@ def apply_method(config: ml_collections.ConfigDict, method: str | None) -> None:
             f"--config=configs/{config.name}.py:autodo"
         )
     config.method = method
-    config.hyper.augment, config.hyper.weights, config.hyper.soft_labels = METHODS[
-        method
-    ]
+    (
+        config.augment.policy,
+        config.hyper.augment,
+        config.hyper.weights,
+        config.hyper.soft_labels,
+    ) = METHODS[method]
 
 
-def has_hyperparams(config: ml_collections.ConfigDict) -> bool:
+def has_hyperparams(hyper: ml_collections.ConfigDict | Method) -> bool:
     """True where any sub-model is in use, so that Lambda is not empty."""
-    hyper = config.hyper
     return hyper.augment != "none" or hyper.weights or hyper.soft_labels
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the fields of a configuration, as dicts, by names like `data.mean`."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        flat |= flatten(value, path + ".") if isinstance(value, dict) else {path: value}
+    return flat
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -161,9 +208,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
         if value not in choices:
             _refuse(name, value, f"one of {', '.join(choices)}")
     _check_model(config.model)
-    _check_channels(config)
+    _check_images(config.data)
     _check_operations(config)
-    learns = has_hyperparams(config) and not config.hyper.frozen
+    learns = has_hyperparams(config.hyper) and not config.hyper.frozen
     if learns and config.hyper.start_epoch >= config.epochs:
         _refuse(
             "hyper.start_epoch",
@@ -177,6 +224,10 @@ _AT_LEAST_0 = (lambda v: v >= 0, "a number >= 0")
 _POSITIVE = (lambda v: v > 0, "a number > 0")
 _SHARE = (lambda v: 0 <= v <= 1, "a share in [0, 1]")
 _PROPER_SHARE = (lambda v: 0 < v < 1, "a share in (0, 1)")
+_SIZE = (
+    lambda v: 0 < v < 1 or (v >= 1 and v == int(v)),
+    "a share in (0, 1) or a number of points",
+)
 _DECAY = (lambda v: 0 <= v < 1, "a number in [0, 1)")
 
 _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -184,10 +235,17 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "epochs": _AT_LEAST_1,
     "batch_size": _AT_LEAST_1,
     "eval_batch_size": _AT_LEAST_1,
-    "data.test_fraction": _PROPER_SHARE,
-    "data.validation_fraction": _PROPER_SHARE,
+    "data.test_size": _SIZE,
+    "data.validation_size": _SIZE,
+    "data.max_train_points": _AT_LEAST_0,
+    "data.max_test_points": _AT_LEAST_0,
     "data.imbalance_ratio": _AT_LEAST_1,
     "data.noise_ratio": _SHARE,
+    "augment.rand_num_ops": _AT_LEAST_0,
+    "augment.rand_magnitude": (lambda v: 0 <= v <= 30, "a number in [0, 30]"),
+    "augment.color_num_ops": _AT_LEAST_0,
+    "augment.uniform_num_ops": _AT_LEAST_0,
+    "augment.crop_size": _AT_LEAST_0,
     "augment.crop_padding": _AT_LEAST_0,
     "augment.erase_probability": _SHARE,
     "augment.magnitude": _POSITIVE,
@@ -211,9 +269,16 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
 _CHOICES = {
     "method": tuple(METHODS),
     "data.source": tuple(SOURCES),
+    "data.resize": ("crop", "stretch"),
+    "data.outer_set": ("validation", "test", "train"),
+    "augment.policy": policies.NAMES,
+    "augment.policy_table": policies.TABLES,
     "model.name": models.NAMES,
+    "model.stem": ("small", "imagenet"),
+    "model.activation": tuple(models.ACTIVATIONS),
     "model.dtype": ("float32", "bfloat16"),
     "hyper.augment": ("per_point", "shared", "none"),
+    "hyper.theta": ("head", "all"),
     "hyper.solver": ("neumann", "conjugate_gradient", "identity"),
 }
 
@@ -229,18 +294,23 @@ def _refuse(name: str, value: Any, expected: str) -> NoReturn:
 
 
 def _check_model(model: ml_collections.ConfigDict) -> None:
-    if model.depth < 10 or (model.depth - 4) % 6:
+    is_wide = model.name == "wide_resnet"
+    if is_wide and (model.depth < 10 or (model.depth - 4) % 6):
         _refuse("model.depth", model.depth, "6n + 4 with n >= 1: 10, 16, 28, ...")
+    if model.name == "resnet" and model.depth not in resnet.DEPTHS:
+        _refuse("model.depth", model.depth, f"one of {tuple(resnet.DEPTHS)} for resnet")
     if not model.widths or min(model.widths) < 1:
         _refuse("model.widths", model.widths, "channels >= 1, one number a stage")
 
 
-def _check_channels(config: ml_collections.ConfigDict) -> None:
-    mean, std = config.data.mean, config.data.std
+def _check_images(data: ml_collections.ConfigDict) -> None:
+    mean, std, size = data.mean, data.std, data.image_size
     if not mean or len(mean) != len(std):
         _refuse("data.std", std, f"one number a channel, as data.mean={mean}")
     if not all(value > 0 for value in std):
         _refuse("data.std", std, "numbers > 0")
+    if size and (len(size) != 2 or min(size) < 1):
+        _refuse("data.image_size", size, "(height, width) in pixels, or ()")
 
 
 def _check_operations(config: ml_collections.ConfigDict) -> None:

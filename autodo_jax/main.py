@@ -18,6 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from autodo_jax import config as config_lib
+from autodo_jax.data.dataset import DataError
 from autodo_jax.train import loop
 
 _USAGE = 2  # exit status: the command cannot be run as it is given
@@ -58,6 +59,8 @@ def main(argv: Sequence[str]) -> int:
     )
     try:
         result = loop.run(config, workdir, show_bar=sys.stderr.isatty())
+    except DataError as error:
+        return _fail(error, _USAGE, with_traceback)
     except (loop.RunError, FloatingPointError, OSError) as error:
         return _fail(error, _FAILED, with_traceback)
     print(
@@ -150,20 +153,12 @@ def prepare_workdir(
 
 def _differing_fields(path: pathlib.Path, config: Any) -> list[str]:
     try:
-        stored = _flatten(json.loads(path.read_text()))
+        stored = config_lib.flatten(json.loads(path.read_text()), "config.")
     except (OSError, ValueError):
         return ["config.json (unreadable)"]
-    given = _flatten(json.loads(config.to_json_best_effort()))
+    given = config_lib.flatten(json.loads(config.to_json_best_effort()), "config.")
     names = stored.keys() | given.keys()
     return sorted(name for name in names if stored.get(name) != given.get(name))
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "config") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        path = f"{prefix}.{name}"
-        flat |= _flatten(value, path) if isinstance(value, dict) else {path: value}
-    return flat
 
 
 def _check_experiment(argv: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """L_t and L_v: where network, augmentation, soft labels and weights meet.
 
-`theta` of Eq. 5 is the head, so its losses take the head's parameters apart from the
-encoder, whose features they compute once with batch norm in evaluation mode.
+The losses of Eq. 5 take theta apart from the other parameters, with batch norm in
+evaluation mode. Where theta is the head, the encoder's features are computed once.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from autodo_jax import losses
-from autodo_jax.augment import learned, standard
+from autodo_jax.augment import learned, policies, standard
 from autodo_jax.data.pipeline import Batch
 from autodo_jax.hyperparams import state as hyperparams
 
@@ -23,10 +23,18 @@ PyTree = Any
 Rows = Mapping[str, chex.Array]
 
 
-def split_head(params: Mapping[str, PyTree]) -> tuple[PyTree, dict[str, PyTree]]:
-    """Returns (head, encoder) of a network's parameters."""
-    encoder = {name: value for name, value in params.items() if name != "head"}
-    return params["head"], encoder
+def split_theta(
+    params: Mapping[str, PyTree], theta: str
+) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
+    """Returns (theta, the other parameters) of a network.
+
+    Args:
+      params: of a network whose linear head stands under "head".
+      theta: "head" or "all", the parameters Eq. 5 differentiates through.
+    """
+    chosen = {name: params[name] for name in params if theta in ("all", name)}
+    others = {name: params[name] for name in params if name not in chosen}
+    return chosen, others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +44,7 @@ class Objective:
     Attributes:
       model: network with `features` and `classify`; see `models`.
       mean, std: of each channel, of pixels in [0, 1].
+      policy: options of `augment.policies.augment`.
       standard: options of `augment.standard.augment`.
       learned: options of `augment.learned.augment`.
       symmetric_kl: the loss to soft labels; else KL(y^S || p).
@@ -45,6 +54,7 @@ class Objective:
     model: nn.Module
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    policy: Mapping[str, Any]
     standard: Mapping[str, Any]
     learned: Mapping[str, Any]
     symmetric_kl: bool
@@ -73,53 +83,59 @@ class Objective:
 
     def inner_loss(
         self,
-        head: PyTree,
+        theta: PyTree,
         rows: Rows,
-        encoder: PyTree,
+        others: PyTree,
         batch_stats: PyTree,
         batch: Batch,
         keys: chex.PRNGKey,
     ) -> chex.Array:
-        """L_t of Eq. 5 (lines 15, 16, 18) in the head, weight decay included."""
+        """L_t of Eq. 5 (lines 15, 16, 18) in theta, weight decay included."""
         images = self.inputs(rows, batch.image, keys)
-        logits = self._logits(head, encoder, batch_stats, images)
+        logits = self._logits({**others, **theta}, batch_stats, images)
         loss = jnp.mean(self.point_losses(logits, batch.label, rows))
-        return loss + losses.l2_penalty(head, self.weight_decay)
+        return loss + losses.l2_penalty(theta, self.weight_decay)
 
     def outer_loss(
         self,
-        head: PyTree,
+        theta: PyTree,
         rows: Rows,
-        encoder: PyTree,
+        others: PyTree,
         batch_stats: PyTree,
         batch: Batch,
     ) -> chex.Array:
         """L_v (line 14): cross-entropy of a clean batch without augmentation."""
         del rows  # L_v depends on them through theta only.
-        images = self.normalize(_to_float(batch.image))
-        logits = self._logits(head, encoder, batch_stats, images)
+        logits = self.predict({**others, **theta}, batch_stats, batch.image)
         return jnp.mean(losses.cross_entropy(logits, batch.label))
 
     def predict(
         self, params: PyTree, batch_stats: PyTree, images: chex.Array
     ) -> chex.Array:
         """Logits [B, C] of uint8 images [B, H, W, C], in evaluation mode."""
-        head, encoder = split_head(params)
-        return self._logits(
-            head, encoder, batch_stats, self.normalize(_to_float(images))
-        )
+        return self._logits(params, batch_stats, self.clean_inputs(images))
 
     def inputs(self, rows: Rows, images: chex.Array, keys: chex.PRNGKey) -> chex.Array:
-        """Augments uint8 images, standard first, then g_A, and normalizes them."""
-        split = jax.vmap(jax.random.split)(keys)
+        """Augments uint8 images by policy, standard and g_A, and normalizes them."""
+        policy_keys, standard_keys, learned_keys = jax.vmap(
+            lambda key: tuple(jax.random.split(key, 3))
+        )(keys)
+        images = policies.augment(policy_keys, images, **self.policy)
         images = standard.augment(
-            split[:, 0], _to_float(images), fill=self.mean, **self.standard
+            standard_keys, _to_float(images), fill=self.mean, **self.standard
         )
         if "gate" in rows:
             images = learned.augment(
-                split[:, 1], images, rows["gate"], rows["magnitude"], **self.learned
+                learned_keys, images, rows["gate"], rows["magnitude"], **self.learned
             )
         return self.normalize(images)
+
+    def clean_inputs(self, images: chex.Array) -> chex.Array:
+        """uint8 images as they are seen without augmentation."""
+        crop_size = self.standard.get("crop_size")
+        if crop_size:
+            images = standard.center_crop(images, size=crop_size)
+        return self.normalize(_to_float(images))
 
     def normalize(self, images: chex.Array) -> chex.Array:
         """Subtracts the mean and divides by the standard deviation of each channel."""
@@ -142,14 +158,9 @@ class Objective:
             values = hyperparams.loss_weights(rows["weight"]) * values
         return values
 
-    def _logits(self, head, encoder, batch_stats, images) -> chex.Array:
-        features = self.model.apply(
-            {"params": encoder, "batch_stats": batch_stats},
-            images,
-            train=False,
-            method="features",
-        )
-        return self.model.apply({"params": {"head": head}}, features, method="classify")
+    def _logits(self, params, batch_stats, images) -> chex.Array:
+        variables = {"params": params, "batch_stats": batch_stats}
+        return self.model.apply(variables, images, train=False)
 
 
 def create(config: ml_collections.ConfigDict, model: nn.Module) -> Objective:
@@ -159,7 +170,9 @@ def create(config: ml_collections.ConfigDict, model: nn.Module) -> Objective:
         model=model,
         mean=tuple(config.data.mean),
         std=tuple(config.data.std),
+        policy=_policy_options(augment),
         standard={
+            "crop_size": augment.crop_size,
             "crop_padding": augment.crop_padding,
             "flip": augment.flip,
             "erase_probability": augment.erase_probability,
@@ -172,6 +185,20 @@ def create(config: ml_collections.ConfigDict, model: nn.Module) -> Objective:
         symmetric_kl=config.hyper.symmetric_kl,
         weight_decay=config.task.weight_decay,
     )
+
+
+def _policy_options(augment: ml_collections.ConfigDict) -> dict[str, Any]:
+    num_ops = {
+        "randaugment": augment.rand_num_ops,
+        "randaugment_color": augment.color_num_ops,
+        "uniform_augment": augment.uniform_num_ops,
+    }
+    return {
+        "policy": augment.policy,
+        "table": augment.policy_table,
+        "num_ops": num_ops.get(augment.policy, 0),
+        "magnitude": augment.rand_magnitude,
+    }
 
 
 def _to_float(images: chex.Array) -> chex.Array:

@@ -17,12 +17,14 @@ def get_config(method: str = ""):
     config.batch_size = 64
 
     config.data.source = "digits"
-    config.data.validation_fraction = 0.3
+    config.data.validation_size = 0.3
     config.data.imbalance_ratio = 10.0
     config.data.noise_ratio = 0.1
     config.data.mean = (0.305,)
     config.data.std = (0.376,)
 
+    config.augment.policy_table = "svhn"  # digits too
+    config.augment.rand_magnitude = 5.0  # as for MNIST
     config.augment.crop_padding = 1
     config.augment.erase_probability = 0.0
 

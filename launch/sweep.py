@@ -1,4 +1,4 @@
-"""Runs a grid of methods and seeds, one after the other, skipping finished runs.
+"""Runs a grid of distortions, methods and seeds, skipping finished runs.
 
 Needs: the package installed; run from the root of the checkout.
 Example: python launch/sweep.py --config=configs/digits.py --seeds=0,1,2,3,4
@@ -6,51 +6,103 @@ Leaves behind: a workdir for each run in runs/<config>/, which
 `python -m autodo_jax.report runs/<config>` turns into a table. Each method that learns
 also runs frozen, as its control, unless --nofrozen. Further flags of the form
 --config.field=value go to every run. Exit status: that of the first run that fails.
+
+--distortions=10-0.1,1-0   IR-NR pairs instead of the config's own, a folder for each
+--ablations                the paper's ablations of `autodo` instead of the methods
+--task=0 --num_tasks=4     every fourth run only, from the first: for job arrays
+--dry_run                  prints the commands
 """
 
+import os
+import pathlib
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from absl import flags
 
-from autodo_jax.config import METHODS
+from autodo_jax import config as config_lib
 
 FLAGS = flags.FlagValues()
 _CONFIG = flags.DEFINE_string(
     "config", None, "Experiment file.", flag_values=FLAGS, required=True
 )
 _METHODS = flags.DEFINE_list(
-    "methods", list(METHODS), "Methods to run.", flag_values=FLAGS
+    "methods", list(config_lib.METHODS), "Methods to run.", flag_values=FLAGS
 )
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds to run.", flag_values=FLAGS)
+_DISTORTIONS = flags.DEFINE_list(
+    "distortions", [""], "IR-NR pairs, as 10-0.1.", flag_values=FLAGS
+)
 _FROZEN = flags.DEFINE_bool(
     "frozen", True, "Run the frozen controls too.", flag_values=FLAGS
 )
+_ABLATIONS = flags.DEFINE_bool(
+    "ablations", False, "Run the ablations of autodo instead.", flag_values=FLAGS
+)
+_ROOT = flags.DEFINE_string(
+    "root", None, "Folder of the workdirs; default runs/<config>.", flag_values=FLAGS
+)
+_TASK = flags.DEFINE_integer("task", 0, "Number of this task.", flag_values=FLAGS)
+_NUM_TASKS = flags.DEFINE_integer(
+    "num_tasks", 1, "Tasks the grid is shared by.", flag_values=FLAGS
+)
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Print the commands, run nothing.", flag_values=FLAGS
+)
+
+# What the paper varies (Sec. 5.2, Fig. 5 and 7, Tables 5 and 6) and the choices it
+# makes in Sec. 3.2, 4.2 and App. A, each against `autodo` as configured.
+ABLATIONS = {
+    "outer-test": ["data.outer_set=test"],
+    "outer-train": ["data.outer_set=train"],
+    **{
+        f"start-{epoch}": ["epochs=200", f"hyper.start_epoch={epoch}"]
+        for epoch in (10, 50, 150, 190)
+    },
+    "no-terms": ["hyper.num_terms=0"],
+    "theta-all": ["hyper.theta=all"],
+    "one-sided-kl": ["hyper.symmetric_kl=False"],
+}
 
 
-def commands(
-    config: str,
-    methods: Sequence[str],
-    seeds: Sequence[str],
-    overrides: Sequence[str],
-    *,
-    frozen: bool,
-) -> Iterator[list[str]]:
-    """Yields the command of each run of the grid, seed by seed."""
-    for seed in seeds:
-        for method in methods:
-            learns = METHODS.get(method) != METHODS["baseline"]
-            for control in (False, True) if frozen and learns else (False,):
-                yield [
-                    sys.executable,
-                    "-m",
-                    "autodo_jax.main",
-                    f"--config={config}:{method}",
-                    f"--config.seed={seed}",
-                    f"--config.hyper.frozen={control}",
-                    *overrides,
-                ]
+class Run(NamedTuple):
+    """What one run of a grid changes of the experiment file."""
+
+    method: str
+    seed: str
+    frozen: bool = False
+    distortion: str = ""  # IR-NR; "": the file's own
+    variant: str = ""  # a key of ABLATIONS
+
+    def command(self, config: str, root: str, overrides: Sequence[str]) -> list[str]:
+        """Returns the arguments that start the run, its workdir below `root`."""
+        frozen = "-frozen" if self.frozen else ""
+        name = f"{self.method}{frozen}-seed{self.seed}"
+        fields = [f"seed={self.seed}", f"hyper.frozen={self.frozen}"]
+        if self.distortion:
+            imbalance, noise = self.distortion.split("-")
+            fields += [f"data.imbalance_ratio={imbalance}", f"data.noise_ratio={noise}"]
+        fields += ABLATIONS.get(self.variant, [])
+        return [
+            sys.executable,
+            "-m",
+            "autodo_jax.main",
+            f"--config={config}:{self.method}",
+            f"--workdir={pathlib.Path(root, self.distortion, self.variant, name)}",
+            *(f"--config.{field}" for field in fields),
+            *overrides,
+        ]
+
+
+def table_runs(methods: Sequence[str], *, frozen: bool, **labels) -> Iterator[Run]:
+    """Yields each method, and behind those that learn their frozen control."""
+    for method in methods:
+        yield Run(method, **labels)
+        known = config_lib.METHODS.get(method)
+        if frozen and known and config_lib.has_hyperparams(known):
+            yield Run(method, frozen=True, **labels)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -61,16 +113,35 @@ def main(argv: Sequence[str]) -> int:
     except flags.Error as error:
         print(f"sweep: {error}\n\n{__doc__}", file=sys.stderr)
         return 2
-    grid = list(
-        commands(
-            _CONFIG.value, _METHODS.value, _SEEDS.value, overrides, frozen=_FROZEN.value
-        )
-    )
-    for number, command in enumerate(grid, start=1):
-        print(f"run {number} of {len(grid)}: {' '.join(command[3:])}", flush=True)
-        status = subprocess.run(command, check=False).returncode
-        if status:
-            return status
+    grid: list[Run] = []
+    for distortion in _DISTORTIONS.value:
+        if distortion and distortion.count("-") != 1:
+            print(f"sweep: {distortion!r} is no IR-NR pair as 10-0.1", file=sys.stderr)
+            return 2
+        for seed in _SEEDS.value:
+            if _ABLATIONS.value:
+                grid += [Run("autodo", seed, False, distortion, v) for v in ABLATIONS]
+            else:
+                grid += table_runs(
+                    _METHODS.value,
+                    frozen=_FROZEN.value,
+                    seed=seed,
+                    distortion=distortion,
+                )
+    root = _ROOT.value or f"runs/{pathlib.Path(_CONFIG.value).stem}"
+    # Seeds share their compiled steps.
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(root, "compiled").absolute()),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+    }
+    environment = cache | os.environ
+    for number in range(_TASK.value, len(grid), _NUM_TASKS.value):
+        command = grid[number].command(_CONFIG.value, root, overrides)
+        print(f"run {number + 1} of {len(grid)}: {' '.join(command[1:])}", flush=True)
+        if not _DRY_RUN.value:
+            status = subprocess.run(command, check=False, env=environment).returncode
+            if status:
+                return status
     return 0
 
 

@@ -13,7 +13,7 @@ ALLOWED = {
     "config": {"augment", "data", "models"},
     "train": LEAVES | {"train", "objective", "config"},
     "report": {"report", "config"},
-    "main": {"main", "config", "train"},
+    "main": {"main", "config", "data", "train"},
     "version": set(),
 }
 

@@ -1,12 +1,13 @@
 """Defaults are the paper's, every field is checked, and messages name the field."""
 
 import math
+import pathlib
 
 import ml_collections
 import pytest
 
 from autodo_jax import config as config_lib
-from configs import digits
+from configs import cifar10, cifar100, digits, folder, imagenet, mnist, svhn
 
 
 def test_defaults_are_the_papers():
@@ -28,12 +29,25 @@ def test_defaults_are_the_papers():
         assert section[field] == value, name
 
 
+CONFIGS = {
+    module.__name__.removeprefix("configs."): module
+    for module in (cifar10, cifar100, digits, folder, imagenet, mnist, svhn)
+}
+
+
+def test_no_config_is_left_out():
+    folder_of_configs = pathlib.Path(digits.__file__).parent
+    assert {path.stem for path in folder_of_configs.glob("*.py")} == set(CONFIGS)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("method", config_lib.METHODS)
-def test_every_method_of_every_config_validates(method):
-    config = digits.get_config(method)
+def test_every_method_of_every_config_validates(name, method):
+    config = CONFIGS[name].get_config(method)
     config_lib.validate(config)
+    assert config.name == name
     assert config.method == method
-    assert config_lib.has_hyperparams(config) == (method != "baseline")
+    assert config_lib.has_hyperparams(config.hyper) == ("autodo" in method.split("_"))
 
 
 def leaves(config, prefix=""):

@@ -99,7 +99,6 @@ def test_wrong_commands_get_one_line_and_status_2(name, capsys):
     [
         (["--config.batch_size=100000"], "pass --config.batch_size=405 or less"),
         (["--config.task.learning_rate=1e30"], "not finite in epoch 1"),
-        (["--config.data.test_fraction=0.001"], "the data cannot be split"),
     ],
 )
 def test_runs_that_cannot_go_on_get_one_line_and_status_1(
@@ -110,6 +109,26 @@ def test_runs_that_cannot_go_on_get_one_line_and_status_1(
     error = capsys.readouterr().err
     assert expected in error and error.count("\n") == 1
     assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "flags", "expected"),
+    [
+        (DIGITS, ["--config.data.test_size=0.001"], "the data cannot be split"),
+        ("cifar10", [], "python -m autodo_jax.data.prepare cifar10"),
+        ("folder", ["--config.data.data_dir=absent"], "absent"),
+        ("folder", [], "--config.data.data_dir"),
+    ],
+)
+def test_data_that_cannot_be_used_gets_one_line_and_status_2(
+    config, flags, expected, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nothing"))
+    if config != DIGITS:
+        config = f"--config=configs/{config}.py"
+    assert main.main(["main", config, *flags, f"--workdir={tmp_path}/run"]) == 2
+    error = capsys.readouterr().err
+    assert expected in error and error.count("\n") == 1
 
 
 def test_verbosity_shows_the_traceback():

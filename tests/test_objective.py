@@ -27,13 +27,16 @@ OPERATIONS = ("rotate", "scale", "translate_x", "translate_y", "shear_x", "shear
 class Problem:
     """A tiny network and two batches, with Lambda away from its start."""
 
-    def __init__(self, *, augment="none", weights=False, soft_labels=False):
+    def __init__(
+        self, *, augment="none", weights=False, soft_labels=False, theta="head"
+    ):
         rng = np.random.default_rng(0)
         model = SmallCNN(NUM_CLASSES, widths=(3, 2), dtype=jnp.float64)
         self.loss = objective.Objective(
             model=model,
             mean=(0.4,),
             std=(0.3,),
+            policy={"policy": "none", "table": "", "num_ops": 0, "magnitude": 0.0},
             standard={"crop_padding": 1},
             learned={"operations": OPERATIONS},
             symmetric_kl=True,
@@ -50,7 +53,7 @@ class Problem:
         variables = model.init(jax.random.key(0), jnp.zeros((1, 6, 6, 1)), train=False)
         variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables)
         self.stats = variables["batch_stats"]
-        self.head, self.encoder = objective.split_head(variables["params"])
+        self.theta, self.others = objective.split_theta(variables["params"], theta)
         tables = hyperparams.init(
             self.train.label,
             num_classes=NUM_CLASSES,
@@ -66,11 +69,11 @@ class Problem:
 
     @property
     def inner_args(self):
-        return self.encoder, self.stats, self.train, self.keys
+        return self.others, self.stats, self.train, self.keys
 
     @property
     def outer_args(self):
-        return self.encoder, self.stats, self.validation
+        return self.others, self.stats, self.validation
 
     def ours(self, solver):
         @jax.jit
@@ -78,7 +81,7 @@ class Problem:
             return value_and_hypergrad(
                 self.loss.inner_loss,
                 self.loss.outer_loss,
-                self.head,
+                self.theta,
                 rows,
                 inner_args=inner_args,
                 outer_args=outer_args,
@@ -89,23 +92,24 @@ class Problem:
 
     def dense_pieces(self):
         """(g, H, M): outer gradient, Hessian, mixed derivative of the flat rows."""
-        flat_head, unravel_head = jax.flatten_util.ravel_pytree(self.head)
+        flat_theta, unravel_theta = jax.flatten_util.ravel_pytree(self.theta)
         flat_rows, unravel_rows = jax.flatten_util.ravel_pytree(self.rows)
 
-        def inner(head, rows):
+        def inner(theta, rows):
             return self.loss.inner_loss(
-                unravel_head(head), unravel_rows(rows), *self.inner_args
+                unravel_theta(theta), unravel_rows(rows), *self.inner_args
             )
 
-        def outer(head):
-            return self.loss.outer_loss(unravel_head(head), self.rows, *self.outer_args)
+        def outer(theta):
+            return self.loss.outer_loss(unravel_theta(theta), self.rows, *self.outer_args)
 
         @jax.jit
-        def pieces(head, rows):
-            mixed = jax.jacrev(jax.grad(inner), 1)(head, rows)
-            return jax.grad(outer)(head), jax.hessian(inner)(head, rows), mixed
+        def pieces(theta, rows):
+            mixed = jax.jacrev(jax.grad(inner), 1)(theta, rows)
+            hessian = jax.hessian(inner)(theta, rows)
+            return jax.grad(outer)(theta), hessian, mixed
 
-        return pieces(flat_head, flat_rows)
+        return pieces(flat_theta, flat_rows)
 
 
 SUB_MODELS: dict[str, dict[str, Any]] = {
@@ -130,6 +134,19 @@ def test_row_gradient_equals_dense_solve(x64, name):
     assert float(info.residual_norm) < 1e-10
 
 
+def test_theta_may_be_all_parameters(x64):
+    problem = Problem(augment="per_point", soft_labels=True, theta="all")
+    assert set(problem.theta) > {"head"} and not problem.others
+    # Damped, for away from a minimum the whole network's Hessian is indefinite.
+    _, grads, info = problem.ours(solvers.dense(damping=0.5))
+    outer_grad, hessian, mixed = (np.asarray(part) for part in problem.dense_pieces())
+    system = hessian + 0.5 * np.eye(len(hessian))
+    expected = -mixed.T @ np.linalg.solve(system, outer_grad)
+    got, _ = jax.flatten_util.ravel_pytree(grads)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-8 * scale)
+
+
 def test_row_gradient_of_the_papers_budget_equals_the_partial_sum(x64):
     problem = Problem(**SUB_MODELS["A,W,S"])
     _, grads, _ = problem.ours(solvers.neumann(5, 0.01))
@@ -146,14 +163,14 @@ def softmax_regression(problem):
     """Features and probabilities of the train batch, in numpy."""
     images = problem.loss.inputs({}, problem.train.image, problem.keys)
     features = problem.loss.model.apply(
-        {"params": problem.encoder, "batch_stats": problem.stats},
+        {"params": problem.others, "batch_stats": problem.stats},
         images,
         train=False,
         method="features",
     )
     with_bias = np.concatenate([np.ones((POINTS, 1)), np.asarray(features)], 1)
     weights = np.concatenate(
-        [np.asarray(problem.head["bias"])[None], np.asarray(problem.head["kernel"])]
+        [np.asarray(problem.theta["bias"])[None], np.asarray(problem.theta["kernel"])]
     )
     return with_bias, scipy.special.softmax(with_bias @ weights, axis=1)
 
@@ -197,7 +214,7 @@ def test_weight_decay_is_part_of_the_inner_loss(x64):
     problem = Problem(weights=True)
     _, hessian, _ = problem.dense_pieces()
     # The softmax does not see a shift of all logits, so only the decay curves there.
-    shift = np.zeros_like(np.asarray(problem.head["kernel"]))
+    shift = np.zeros_like(np.asarray(problem.theta["kernel"]))
     flat = jax.flatten_util.ravel_pytree(
         {"bias": jnp.ones(NUM_CLASSES), "kernel": jnp.asarray(shift)}
     )[0]
@@ -210,7 +227,7 @@ def num_convolutions(problem):
         lambda rows, inner_args, outer_args: value_and_hypergrad(
             problem.loss.inner_loss,
             problem.loss.outer_loss,
-            problem.head,
+            problem.theta,
             rows,
             inner_args=inner_args,
             outer_args=outer_args,

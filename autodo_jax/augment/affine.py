@@ -130,7 +130,7 @@ def resample(images: chex.Array, pull_map: chex.Array) -> chex.Array:
         along_y = pull_map[:, row, 1, None, None] * y[None, :, None]
         at = along_x + along_y + pull_map[:, row, 2, None, None] + (extent - 1) / 2
         at = jnp.clip(at, 0, extent - 1)  # Replicates the border.
-        low = jnp.clip(jnp.floor(jax.lax.stop_gradient(at)), 0, max(extent - 2, 0))
+        low = jnp.floor(jax.lax.stop_gradient(at))
         return low.astype(jnp.int32), (at - low)[..., None]
 
     x_low, x_fraction = coordinate(0, width)
@@ -138,13 +138,16 @@ def resample(images: chex.Array, pull_map: chex.Array) -> chex.Array:
     # Whole pixels are gathered from a flat list: XLA's fastest form of a gather on CPU.
     pixels = images.reshape(-1, images.shape[3])
     first = jnp.arange(images.shape[0], dtype=jnp.int32)[:, None, None] * height * width
-    corner = first + y_low * width + x_low
+    x_high = jnp.minimum(x_low + 1, width - 1)
+    y_high = jnp.minimum(y_low + 1, height - 1)
 
-    def tap(down: int, right: int) -> chex.Array:
-        step = min(down, height - 1) * width + min(right, width - 1)
-        return pixels.at[corner + step].get(mode="promise_in_bounds")
+    def between(y: chex.Array) -> chex.Array:
+        row = first + y * width
+        left, right = (
+            pixels.at[row + x].get(mode="promise_in_bounds") for x in (x_low, x_high)
+        )
+        return left + x_fraction * (right - left)
 
-    # In this form a fraction of 0 or 1 returns the pixel itself, bit for bit.
-    top = (1 - x_fraction) * tap(0, 0) + x_fraction * tap(0, 1)
-    bottom = (1 - x_fraction) * tap(1, 0) + x_fraction * tap(1, 1)
-    return (1 - y_fraction) * top + y_fraction * bottom
+    # A fraction of 0 returns the pixel itself, bit for bit.
+    top = between(y_low)
+    return top + y_fraction * (between(y_high) - top)

@@ -1,6 +1,7 @@
-"""Standard augmentation: random crop, flip and erasing, not learned (Sec. 5.1).
+"""Standard augmentation: random crops, flip and erasing, not learned (Sec. 5.1).
 
-Pure functions of one image [H, W, C] in [0, 1]; map them over keys and images.
+The random functions are pure, of one image [H, W, C] in [0, 1]; map them over keys and
+images.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,64 @@ def random_crop(key: chex.PRNGKey, image: chex.Array, *, padding: int) -> chex.A
     padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
     top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1)
     return jax.lax.dynamic_slice(padded, (top, left, 0), (height, width, channels))
+
+
+def random_resized_crop(
+    key: chex.PRNGKey,
+    image: chex.Array,
+    *,
+    size: int,
+    area: tuple[float, float] = (0.08, 1.0),
+    aspect: tuple[float, float] = (3 / 4, 4 / 3),
+    num_tries: int = 10,
+) -> chex.Array:
+    """Cuts out a random box and resizes it to `size` pixels square (ImageNet).
+
+    The first of `num_tries` boxes that fits is taken, else the largest box in the
+    centre within the range of aspects. Bilinear, with antialiasing.
+
+    Args:
+      key: PRNG key.
+      image: [H, W, C].
+      size: of the result, [size, size, C].
+      area: range of the box's share of the image, uniform.
+      aspect: range of its width over its height, log-uniform.
+      num_tries: boxes drawn.
+    """
+    height, width, channels = image.shape
+    area_key, aspect_key, place_key = jax.random.split(key, 3)
+    shares = jax.random.uniform(area_key, (num_tries,), minval=area[0], maxval=area[1])
+    ratios = _log_uniform(aspect_key, (num_tries,), aspect)
+    pixels = shares * height * width
+    rows = jnp.round(jnp.sqrt(pixels / ratios))
+    columns = jnp.round(jnp.sqrt(pixels * ratios))
+    fits = (rows >= 1) & (rows <= height) & (columns >= 1) & (columns <= width)
+    first = jnp.argmax(fits)
+    found = fits[first]
+    rows = jnp.where(found, rows[first], round(min(height, width / aspect[0])))
+    columns = jnp.where(found, columns[first], round(min(width, height * aspect[1])))
+    free = jnp.stack([height - rows, width - columns])
+    place = jax.random.uniform(place_key, (2,))
+    corner = jnp.where(found, jnp.floor(place * (free + 1)), jnp.floor(free / 2))
+    scale = size / jnp.stack([rows, columns])
+    return jax.image.scale_and_translate(
+        image, (size, size, channels), (0, 1), scale, -corner * scale, "linear"
+    )
+
+
+def center_crop(images: chex.Array, *, size: int) -> chex.Array:
+    """Returns the middle `size` pixels square of [B, H, W, C].
+
+    Raises:
+      ValueError: images smaller than that.
+    """
+    height, width = images.shape[1:3]
+    if min(height, width) < size:
+        raise ValueError(
+            f"images of {height}x{width} are smaller than augment.crop_size={size}"
+        )
+    top, left = (height - size) // 2, (width - size) // 2
+    return images[:, top : top + size, left : left + size]
 
 
 def random_flip(key: chex.PRNGKey, image: chex.Array) -> chex.Array:
@@ -47,10 +106,7 @@ def random_erase(
     height, width, _ = image.shape
     chosen_key, area_key, aspect_key, place_key = jax.random.split(key, 4)
     target = jax.random.uniform(area_key, minval=area[0], maxval=area[1])
-    log_aspect = jnp.log(jnp.array(aspect))
-    ratio = jnp.exp(
-        jax.random.uniform(aspect_key, minval=log_aspect[0], maxval=log_aspect[1])
-    )
+    ratio = _log_uniform(aspect_key, (), aspect)
     pixels = target * height * width
     rows = jnp.clip(jnp.round(jnp.sqrt(pixels * ratio)), 1, height)
     columns = jnp.clip(jnp.round(jnp.sqrt(pixels / ratio)), 1, width)
@@ -65,10 +121,18 @@ def random_erase(
     return jnp.where(inside, fill[None, None].astype(image.dtype), image)
 
 
+def _log_uniform(
+    key: chex.PRNGKey, shape: tuple[int, ...], bounds: tuple[float, float]
+) -> chex.Array:
+    low, high = jnp.log(jnp.array(bounds))
+    return jnp.exp(jax.random.uniform(key, shape, minval=low, maxval=high))
+
+
 def augment(
     keys: chex.PRNGKey,
     images: chex.Array,
     *,
+    crop_size: int = 0,
     crop_padding: int = 0,
     flip: bool = False,
     erase_probability: float = 0.0,
@@ -79,6 +143,7 @@ def augment(
     Args:
       keys: [B] PRNG keys.
       images: [B, H, W, C] in [0, 1].
+      crop_size: side of a random resized crop, instead of `crop_padding`.
       crop_padding: pixels of zeros around before the random crop to the same size.
       flip: mirror half of the images.
       erase_probability: share of the images with an erased rectangle.
@@ -87,7 +152,9 @@ def augment(
 
     def one(key, image):
         crop_key, flip_key, erase_key = jax.random.split(key, 3)
-        if crop_padding:
+        if crop_size:
+            image = random_resized_crop(crop_key, image, size=crop_size)
+        elif crop_padding:
             image = random_crop(crop_key, image, padding=crop_padding)
         if flip:
             image = random_flip(flip_key, image)

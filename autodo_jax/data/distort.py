@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from autodo_jax.data.sources import Dataset
+from autodo_jax.data.dataset import Dataset
 
 
 def imbalance(

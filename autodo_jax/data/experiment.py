@@ -25,24 +25,31 @@ class Experiment:
 def load(config: ml_collections.ConfigDict) -> Experiment:
     """Returns the data of a validated configuration; same config, same points.
 
+    Lambda is learned from a clean validation set of its own. The ablations of the paper
+    learn it from the test set (`data.outer_set` "test", Table 5), or train on all
+    points, distorted, and draw the validation batches from them too ("train", Table 6).
+
     Raises:
-      ValueError: a class with too few points for the split.
+      DataError: data that is absent or cannot be used; a class with too few points.
     """
-    dataset = sources.SOURCES[config.data.source]()
-    num_classes = len(dataset.class_names)
-    splits = split.stratified_split(
-        dataset,
-        test_fraction=config.data.test_fraction,
-        validation_fraction=config.data.validation_fraction,
+    data = config.data
+    parts = sources.SOURCES[data.source](data, config.seed)
+    num_classes = len(parts.train.class_names)
+    train, validation, test = split.stratified_split(
+        parts,
+        test_size=data.test_size,
+        validation_size=data.validation_size,
         seed=config.seed,
     )
+    if data.outer_set == "train":
+        train = train.join(validation)
     rng = np.random.default_rng(config.seed)
-    train = distort.imbalance(
-        splits.train, config.data.imbalance_ratio, num_classes, rng
-    )
-    noisy = distort.flip_labels(train.labels, config.data.noise_ratio, num_classes, rng)
+    train = distort.imbalance(train, data.imbalance_ratio, num_classes, rng)
+    noisy = distort.flip_labels(train.labels, data.noise_ratio, num_classes, rng)
+    clean_labels, train = train.labels, train._replace(labels=noisy)
+    outer_sets = {"validation": validation, "test": test, "train": train}
     return Experiment(
-        splits=splits._replace(train=train._replace(labels=noisy)),
-        clean_labels=train.labels,
+        splits=split.Splits(train, outer_sets[data.outer_set], test),
+        clean_labels=clean_labels,
         num_classes=num_classes,
     )

@@ -5,39 +5,67 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from autodo_jax.data.sources import Dataset
+from autodo_jax.data.dataset import DataError, Dataset, Parts
 
 
 class Splits(NamedTuple):
-    """Three disjoint data sets."""
+    """Three data sets; disjoint, but for ablations of the validation set."""
 
     train: Dataset
     validation: Dataset
     test: Dataset
 
 
-def stratified_split(
-    dataset: Dataset, *, test_fraction: float, validation_fraction: float, seed: int
-) -> Splits:
-    """Splits off the test set, then the validation set from what remains.
+def stratified(
+    labels: np.ndarray, size: float, *, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Divides points into two parts with the same shares of the classes.
 
     Args:
-      dataset: all points.
-      test_fraction: share of all points, in (0, 1).
-      validation_fraction: share of the points that are not in the test set, in (0, 1).
-      seed: of the shuffle; same seed, same split.
+      labels: [N].
+      size: of the second part: a share of the points below 1, else their number.
+      seed: of the shuffle; same seed, same parts.
+
+    Returns:
+      Indices of the first and of the second part, each in rising order.
 
     Raises:
-      ValueError: a class with too few points to be in each part.
+      DataError: a class with too few points to be in both parts.
+    """
+    try:
+        kept, taken = train_test_split(
+            np.arange(len(labels)),
+            test_size=size if size < 1 else int(size),
+            stratify=labels,
+            random_state=seed,
+        )
+    except ValueError as error:
+        raise DataError(f"the data cannot be split: {error}") from error
+    return np.sort(kept), np.sort(taken)
+
+
+def stratified_split(
+    parts: Parts, *, test_size: float, validation_size: float, seed: int
+) -> Splits:
+    """Takes what a source lacks from its train part: test set, then validation set.
+
+    Args:
+      parts: as loaded.
+      test_size: of all points; a share below 1, else a number.
+      validation_size: of the points that are not in the test set, likewise.
+      seed: of the shuffles.
+
+    Raises:
+      DataError: a class with too few points to be in each part.
     """
 
-    def split_off(part: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
-        index = np.arange(len(part.labels))
-        kept, taken = train_test_split(
-            index, test_size=fraction, stratify=part.labels, random_state=seed
-        )
-        return part.take(np.sort(kept)), part.take(np.sort(taken))
+    def split_off(part: Dataset, size: float) -> tuple[Dataset, Dataset]:
+        kept, taken = stratified(part.labels, size, seed=seed)
+        return part.take(kept), part.take(taken)
 
-    rest, test = split_off(dataset, test_fraction)
-    train, validation = split_off(rest, validation_fraction)
+    train, validation, test = parts
+    if test is None:
+        train, test = split_off(train, test_size)
+    if validation is None:
+        train, validation = split_off(train, validation_size)
     return Splits(train, validation, test)

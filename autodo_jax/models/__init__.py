@@ -9,21 +9,41 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from autodo_jax.models.network import Activation, Network
+from autodo_jax.models.resnet import ResNet
 from autodo_jax.models.small_cnn import SmallCNN
 from autodo_jax.models.wide_resnet import WideResNet
 
-NAMES = ("small_cnn", "wide_resnet")
+NAMES = ("small_cnn", "wide_resnet", "resnet")
+# All but ReLU are continuously differentiable, which Eq. 4 needs.
+ACTIVATIONS: dict[str, Activation] = {
+    "celu": nn.celu,
+    "gelu": nn.gelu,
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "softplus": nn.softplus,
+}
 
 
-def create(config: Any, num_classes: int) -> nn.Module:
-    """Returns the network of `config.model`: name, its sizes, dtype.
+def create(config: Any, num_classes: int) -> Network:
+    """Returns the network of `config.model`: name, its sizes, activation, dtype.
 
     Raises:
-      ValueError: an unknown name.
+      ValueError: an unknown name of a network or an activation.
     """
-    dtype = jnp.dtype(config.dtype)
+    if config.activation not in ACTIVATIONS:
+        raise ValueError(
+            f"`model.activation` must be one of {(*ACTIVATIONS,)}, got "
+            f"{config.activation!r}."
+        )
+    options: dict[str, Any] = {
+        "activation": ACTIVATIONS[config.activation],
+        "dtype": jnp.dtype(config.dtype),
+    }
     if config.name == "small_cnn":
-        return SmallCNN(num_classes, widths=tuple(config.widths), dtype=dtype)
+        return SmallCNN(num_classes, tuple(config.widths), **options)
     if config.name == "wide_resnet":
-        return WideResNet(num_classes, config.depth, config.width, dtype=dtype)
+        return WideResNet(num_classes, config.depth, config.width, **options)
+    if config.name == "resnet":
+        return ResNet(num_classes, config.depth, config.stem, **options)
     raise ValueError(f"`model.name` must be one of {NAMES}, got {config.name!r}.")

@@ -1,4 +1,4 @@
-"""A small convolutional network for images of 8 to 32 pixels."""
+"""A small convolutional network for images of 8 to 32 pixels, in LeNet's manner."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,20 +7,24 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
+from autodo_jax.models.network import Activation, Network, norm, widen
 
-class SmallCNN(nn.Module):
-    """3x3 convolutions with batch norm and CELU, linear head on all positions.
+
+class SmallCNN(Network):
+    """3x3 convolutions with batch norm and activation, linear head on all positions.
 
     The first stage keeps the resolution, each further one halves it.
 
     Attributes:
       num_classes: C.
       widths: channels of each stage.
+      activation: after each batch norm; Eq. 4 needs a C^1 function.
       dtype: of the encoder's computation; parameters and head are float32.
     """
 
     num_classes: int
     widths: Sequence[int] = (32, 64, 64)
+    activation: Activation = nn.celu
     dtype: Any = jnp.float32
 
     def setup(self):
@@ -34,20 +38,11 @@ class SmallCNN(nn.Module):
             )
             for stage, width in enumerate(self.widths)
         ]
-        self.norms = [nn.BatchNorm(momentum=0.9, dtype=self.dtype) for _ in self.widths]
+        self.norms = [norm(self.dtype) for _ in self.widths]
         self.head = nn.Dense(self.num_classes)
 
     def features(self, images: chex.Array, *, train: bool) -> chex.Array:
-        """[B, H, W, C] -> [B, D], float32 or wider; `train`: uses batch statistics."""
         x = images
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = nn.celu(norm(conv(x), use_running_average=not train))
-        x = x.reshape(len(x), -1)
-        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-    def classify(self, features: chex.Array) -> chex.Array:
-        """[B, D] -> [B, num_classes] logits: the head."""
-        return self.head(features)
-
-    def __call__(self, images: chex.Array, *, train: bool) -> chex.Array:
-        return self.classify(self.features(images, train=train))
+        for conv, norm_ in zip(self.convs, self.norms, strict=True):
+            x = self.activation(norm_(conv(x), use_running_average=not train))
+        return widen(x.reshape(len(x), -1))

@@ -1,4 +1,4 @@
-"""python -m autodo_jax.report DIR [DIR ...] [--format=text|markdown]
+"""python -m autodo_jax.report DIR [DIR ...] [--format=text|markdown|csv|latex]
 
 Prints a table over the finished runs below the folders: mean +- standard deviation over
 seeds, each learned row beside its frozen control.
@@ -11,7 +11,12 @@ from collections.abc import Sequence
 
 from autodo_jax.report import table
 
-_FORMATS = {"text": table.to_text, "markdown": table.to_markdown}
+_FORMATS = {
+    "text": table.to_text,
+    "markdown": table.to_markdown,
+    "csv": table.to_csv,
+    "latex": table.to_latex,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,11 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--format", choices=_FORMATS, default="text")
     arguments = parser.parse_args(argv)
     try:
-        results = table.find_results(arguments.folders)
+        rows = table.rows(table.find_runs(arguments.folders))
     except ValueError as error:
         print(f"autodo_jax.report: {error}", file=sys.stderr)
         return 2
-    print(_FORMATS[arguments.format](table.rows(results)))
+    print(_FORMATS[arguments.format](rows))
     return 0
 
 

@@ -1,53 +1,78 @@
 """Mean and standard deviation over seeds of the results in workdirs."""
 
+import collections
+import csv
+import io
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import tabulate
 
-from autodo_jax.config import METHODS
+from autodo_jax import config as config_lib
 
-# What tells one row of a table from another.
-_ROW_FIELDS = (
-    "dataset",
-    "imbalance_ratio",
-    "noise_ratio",
-    "epochs",
+# Fields of a configuration with a column of their own, or that do not tell rows apart.
+_COLUMNS = {
+    "name",
     "method",
-    "frozen",
-)
-_HEADER = (
-    "dataset",
-    "IR-NR",
-    "method",
-    "Lambda",
-    "seeds",
-    "test error %",
-    "rare classes %",
-    "noise AUROC",
-    "seconds",
-)
+    "seed",
+    "eval_batch_size",
+    "debug_nans",
+    "data.source",
+    "data.data_dir",
+    "data.imbalance_ratio",
+    "data.noise_ratio",
+    "augment.policy",
+    "hyper.augment",
+    "hyper.weights",
+    "hyper.soft_labels",
+    "hyper.frozen",
+}
+# Header of each figure, and the digits shown after the point.
+_FIGURES = {
+    "test error %": 1,
+    "rare classes %": 1,
+    "noise AUROC": 2,
+    "seconds": 0,
+}
+
+
+class Run(NamedTuple):
+    """A finished run."""
+
+    result: Mapping[str, Any]  # result.json
+    config: Mapping[str, Any]  # config.json, its fields by their full names
 
 
 class Summary(NamedTuple):
-    """Mean and sample standard deviation of a figure over seeds."""
+    """Mean and sample standard deviation of a figure over seeds; NaN: not known."""
 
     mean: float
     std: float  # NaN for a single seed
 
     def text(self, digits: int) -> str:
-        """`mean +- std`, or the mean alone for a single seed."""
+        """`mean ± std`, the mean alone for a single seed, `-` for an unknown figure."""
+        if np.isnan(self.mean):
+            return "-"
         spread = "" if np.isnan(self.std) else f" ± {self.std:.{digits}f}"
         return f"{self.mean:.{digits}f}{spread}"
 
 
-def find_results(folders: Iterable[pathlib.Path]) -> list[dict[str, Any]]:
-    """Returns every result.json below the folders, those of unfinished runs left out.
+class Row(NamedTuple):
+    """A row of a table: what was run, and its figures over seeds."""
+
+    labels: dict[str, str]  # by header
+    figures: dict[str, Summary]  # by header
+
+
+def find_runs(folders: Iterable[pathlib.Path]) -> list[Run]:
+    """Returns every finished run below the folders; others are left out.
 
     Raises:
-      ValueError: a folder that does not exist, or none of them holds a finished run.
+      ValueError: a folder that does not exist, none of them holds a finished run, or a
+        file of a run that cannot be read.
     """
     paths: set[pathlib.Path] = set()
     for folder in folders:
@@ -58,67 +83,148 @@ def find_results(folders: Iterable[pathlib.Path]) -> list[dict[str, Any]]:
         paths |= set(folder.rglob("result.json"))
     if not paths:
         raise ValueError("no finished run (result.json) in the folders given")
-    return [json.loads(path.read_text()) for path in sorted(paths)]
+    return [
+        Run(_read(path), config_lib.flatten(_read(path.with_name("config.json"))))
+        for path in sorted(paths)
+    ]
 
 
 def summarize(values: Sequence[float]) -> Summary:
-    """Mean and sample standard deviation."""
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-    return Summary(float(np.mean(values)), std)
+    """Mean and sample standard deviation of the finite values."""
+    known = [value for value in values if not np.isnan(value)]
+    mean = float(np.mean(known)) if known else float("nan")
+    std = float(np.std(known, ddof=1)) if len(known) > 1 else float("nan")
+    return Summary(mean, std)
 
 
-def rare_class_error(result: dict[str, Any]) -> float:
+def rare_class_error(result: Mapping[str, Any]) -> float:
     """Mean error of the upper half of the classes, those the imbalance makes rare."""
     errors = result["class_error"]
     return float(np.mean(errors[len(errors) // 2 :]))
 
 
-def rows(results: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """One row of text per (data, distortion, epochs, method, frozen), header first."""
-    groups: dict[tuple, list[dict[str, Any]]] = {}
-    for result in results:
-        groups.setdefault(tuple(result[name] for name in _ROW_FIELDS), []).append(
-            result
-        )
-    order = list(METHODS)
+def rows(runs: Sequence[Run]) -> list[Row]:
+    """One row for all runs that differ in nothing but the seed.
 
-    def place(key):
-        dataset, imbalance, noise, epochs, method, frozen = key
-        return dataset, imbalance, noise, epochs, order.index(method), not frozen
-
-    table: list[tuple[str, ...]] = [_HEADER]
-    for key in sorted(groups, key=place):
-        dataset, imbalance, noise, _, method, frozen = key
-        group = groups[key]
-        aurocs = [run["noise_auroc"] for run in group if "noise_auroc" in run]
-        learned = any(METHODS[method][1:]) or METHODS[method][0] != "none"
-        table.append(
-            (
-                dataset,
-                f"{imbalance:g}-{noise:g}",
-                method,
-                ("frozen" if frozen else "learned") if learned else "-",
-                str(len(group)),
-                summarize([run["test_error"] for run in group]).text(1),
-                summarize([rare_class_error(run) for run in group]).text(1),
-                summarize(aurocs).text(2) if aurocs else "-",
-                summarize([run["seconds"] for run in group]).text(0),
-            )
+    A further column names the fields of the configuration in which a row differs from
+    most runs on its data set.
+    """
+    usual = _usual_values(runs)
+    groups: dict[tuple, list[Run]] = collections.defaultdict(list)
+    for run in runs:
+        result = run.result
+        key = (
+            result["dataset"],
+            result["imbalance_ratio"],
+            result["noise_ratio"],
+            _variant(run, usual[result["dataset"]]),
+            list(config_lib.METHODS).index(result["method"]),
+            not result["frozen"],
         )
+        groups[key].append(run)
+    table = [_row(groups[key], variant=key[3]) for key in sorted(groups)]
+    if not any(row.labels["variant"] for row in table):
+        for row in table:
+            del row.labels["variant"]
     return table
 
 
-def to_text(table: Sequence[tuple[str, ...]]) -> str:
+def to_text(table: Sequence[Row]) -> str:
     """Columns aligned by spaces."""
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in table
-    )
-    return "\n".join(line.rstrip() for line in lines)
+    return _tabulate(table, "plain")
 
 
-def to_markdown(table: Sequence[tuple[str, ...]]) -> str:
+def to_markdown(table: Sequence[Row]) -> str:
     """A Markdown table."""
-    header, *body = ("| " + " | ".join(row) + " |" for row in table)
-    return "\n".join([header, "|" + "---|" * len(table[0]), *body])
+    return _tabulate(table, "github")
+
+
+def to_latex(table: Sequence[Row]) -> str:
+    """A LaTeX tabular; needs the package booktabs."""
+    return _tabulate(table, "latex_booktabs").replace("±", r"$\pm$")
+
+
+def to_csv(table: Sequence[Row]) -> str:
+    """Comma-separated values with full precision; mean and std in their own columns."""
+    lines = [
+        row.labels
+        | {
+            f"{name} {part}": value
+            for name, figure in row.figures.items()
+            for part, value in figure._asdict().items()
+        }
+        for row in table
+    ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue().rstrip("\n")
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"cannot read {path}: {error}; remove the run, or repeat it with --overwrite"
+        ) from error
+
+
+def _usual_values(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """The commonest value of each field among the runs on each data set."""
+    counts: dict[str, dict[str, collections.Counter]] = {}
+    for run in runs:
+        fields = counts.setdefault(run.result["dataset"], {})
+        for name, value in run.config.items():
+            fields.setdefault(name, collections.Counter())[json.dumps(value)] += 1
+    return {
+        dataset: {
+            name: json.loads(counter.most_common(1)[0][0])
+            for name, counter in fields.items()
+        }
+        for dataset, fields in counts.items()
+    }
+
+
+def _variant(run: Run, usual: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name}={value}"
+        for name, value in sorted(run.config.items())
+        if name not in _COLUMNS and value != usual[name]
+    )
+
+
+def _row(runs: Sequence[Run], variant: str) -> Row:
+    first = runs[0].result
+    learns = config_lib.has_hyperparams(config_lib.METHODS[first["method"]])
+    labels = {
+        "dataset": first["dataset"],
+        "IR-NR": f"{first['imbalance_ratio']:g}-{first['noise_ratio']:g}",
+        "variant": variant,
+        "method": first["method"],
+        "Lambda": ("frozen" if first["frozen"] else "learned") if learns else "-",
+        "seeds": str(len(runs)),
+    }
+    values = zip(*(_figures(run.result) for run in runs), strict=True)
+    return Row(labels, dict(zip(_FIGURES, map(summarize, values), strict=True)))
+
+
+def _figures(result: Mapping[str, Any]) -> tuple[float, ...]:
+    return (
+        result["test_error"],
+        rare_class_error(result),
+        result.get("noise_auroc", float("nan")),
+        result["seconds"],
+    )
+
+
+def _tabulate(table: Sequence[Row], style: str) -> str:
+    lines = [
+        row.labels
+        | {name: row.figures[name].text(digits) for name, digits in _FIGURES.items()}
+        for row in table
+    ]
+    return tabulate.tabulate(
+        lines, headers="keys", tablefmt=style, disable_numparse=True
+    )

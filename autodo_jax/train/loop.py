@@ -38,6 +38,7 @@ def run(
       show_bar: a progress bar instead of a line per epoch.
 
     Raises:
+      DataError: data that is absent or cannot be used.
       RunError: a batch larger than a part of the data; a loss that is not finite.
     """
     start = time.monotonic()

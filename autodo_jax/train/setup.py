@@ -10,7 +10,7 @@ import ml_collections
 from autodo_jax import config as config_lib
 from autodo_jax import models, objective
 from autodo_jax.data import experiment as experiments
-from autodo_jax.data import sources
+from autodo_jax.data.dataset import Dataset
 from autodo_jax.train import steps
 from autodo_jax.train.state import (
     Optimizers,
@@ -44,20 +44,18 @@ class Setup:
     @property
     def learns(self) -> bool:
         """True where Lambda is updated at all."""
-        config = self.config
-        return config_lib.has_hyperparams(config) and not config.hyper.frozen
+        hyper = self.config.hyper
+        return config_lib.has_hyperparams(hyper) and not hyper.frozen
 
 
 def prepare(config: ml_collections.ConfigDict) -> tuple[Setup, TrainState]:
     """Loads the data and returns the compiled steps with the state of line 1.
 
     Raises:
+      DataError: data that is absent or cannot be used.
       RunError: a batch larger than the train or the validation set.
     """
-    try:
-        experiment = experiments.load(config)
-    except ValueError as error:
-        raise RunError(f"the data cannot be split: {error}") from error
+    experiment = experiments.load(config)
     train, validation, test = experiment.splits
     most = min(len(train.labels), len(validation.labels))
     if config.batch_size > most:
@@ -93,11 +91,11 @@ def prepare(config: ml_collections.ConfigDict) -> tuple[Setup, TrainState]:
         optimizers,
         labels=setup.train.labels,
         num_classes=experiment.num_classes,
-        image_shape=train.images.shape[1:],
+        image_shape=jax.eval_shape(losses.clean_inputs, train.images[:1]).shape[1:],
         key=init_key,
     )
     return setup, state
 
 
-def _to_device(dataset: sources.Dataset) -> steps.DeviceData:
+def _to_device(dataset: Dataset) -> steps.DeviceData:
     return steps.DeviceData(*jax.device_put((dataset.images, dataset.labels)))

@@ -13,12 +13,12 @@ from autodo_jax import losses
 from autodo_jax.data import pipeline
 from autodo_jax.hyperparams import state as hyperparams
 from autodo_jax.implicit import solvers, value_and_hypergrad
-from autodo_jax.objective import Objective, split_head
+from autodo_jax.objective import Objective, split_theta
 from autodo_jax.train.state import Optimizers, TrainState
 
 Metrics = dict[str, chex.Array]
 
-# Power iterations behind the logged lambda_max; products with the head only.
+# Power iterations behind the logged lambda_max.
 _EIGENVALUE_STEPS = 10
 
 
@@ -32,7 +32,7 @@ class DeviceData(NamedTuple):
 class HeadSolve(NamedTuple):
     """What the linear solve of a hyper step reports."""
 
-    lambda_max: chex.Array  # largest eigenvalue of the head's Hessian
+    lambda_max: chex.Array  # largest eigenvalue of the Hessian in theta
     step_size: chex.Array  # of the Neumann series; 0 for other solvers
 
 
@@ -112,14 +112,14 @@ def create_hyper_step(
         rows = hyperparams.gather(state.tables, index)
         count = state.hyper_optimizer_state.count
         keys = point_keys(key, count, index)
-        head, encoder = split_head(state.params)
+        theta, others = split_theta(state.params, hyper.theta)
         outer_loss, row_grads, info = value_and_hypergrad(  # lines 14-18
             objective.inner_loss,
             objective.outer_loss,
-            head,
+            theta,
             rows,
-            inner_args=(encoder, state.batch_stats, batch, keys),
-            outer_args=(encoder, state.batch_stats, validation_batch),
+            inner_args=(others, state.batch_stats, batch, keys),
+            outer_args=(others, state.batch_stats, validation_batch),
             solver=solver,
         )
         tables, hyper_optimizer_state = optimizers.hyper.update(  # line 19

@@ -1,8 +1,12 @@
 """Standard augmentation against its definition in numpy."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
+import pytest
 
 from autodo_jax.augment import standard
 
@@ -56,3 +60,68 @@ def test_nothing_asked_changes_nothing():
     np.testing.assert_array_equal(
         standard.augment(KEYS[:3], images, fill=(0.0,)), images
     )
+
+
+def ramp(height, width):
+    """An image whose pixels say where they are: channels (y, x)."""
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    return jnp.stack([y, x], -1)
+
+
+def boxes(keys, shape, **options):
+    """[K, 4]: (top, left, rows, columns) of the boxes that the keys draw.
+
+    Enlarged, a ramp is a ramp away from its border: its slope tells the box.
+    """
+    size = 128
+    crop = partial(standard.random_resized_crop, image=ramp(*shape), size=size)
+    crops = np.asarray(jax.jit(jax.vmap(partial(crop, **options)))(keys))
+    near, far = crops[:, 32, 32], crops[:, 96, 96]
+    extent = (far - near) / 64 * size
+    corner = near + 0.5 - 32.5 * extent / size
+    return np.concatenate([corner, extent], axis=1)
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (40, 40)])
+def test_resized_crops_are_boxes_in_their_ranges(shape):
+    found = boxes(KEYS[:600], shape)
+    np.testing.assert_allclose(found, np.round(found), atol=5e-3)
+    corner, extent = np.round(found[:, :2]), np.round(found[:, 2:])
+    assert corner.min() == 0 and (corner + extent <= shape).all()
+    area = extent.prod(axis=1) / np.prod(shape)
+    aspect = extent[:, 1] / extent[:, 0]
+    assert 0.06 < area.min() < 0.12 and area.max() > 0.75
+    assert 0.68 < aspect.min() < 0.8 and 1.25 < aspect.max() < 1.45
+    # Small boxes nearly always fit, so among them shares and aspects are as drawn.
+    small = area < 0.3
+    assert abs(area[small].mean() - (0.08 + 0.3) / 2) < 0.015
+    assert abs(np.log(aspect[small]).mean()) < 0.04
+
+
+def test_resized_crops_read_as_pillow_resizes_a_box():
+    image = np.random.default_rng(0).random((40, 56)).astype(np.float32)
+    source = PIL.Image.fromarray(image)
+    keys = KEYS[:50]
+    for key, box in zip(keys, np.round(boxes(keys, (40, 56))), strict=True):
+        crop = standard.random_resized_crop(key, jnp.asarray(image)[..., None], size=16)
+        (top, left), extent = box[:2], box[2:]
+        expected = source.resize(
+            (16, 16),
+            PIL.Image.Resampling.BILINEAR,
+            box=(left, top, left + extent[1], top + extent[0]),
+        )
+        np.testing.assert_allclose(crop[..., 0], np.asarray(expected), atol=1e-4)
+
+
+def test_boxes_that_never_fit_give_the_largest_in_the_centre():
+    (box,) = np.round(boxes(KEYS[:1], (8, 64), area=(1, 1)))
+    np.testing.assert_array_equal(box, [0, 26, 8, 11])
+
+
+def test_the_centre_is_cut_out_of_large_images_only():
+    images = jnp.arange(2 * 5 * 6 * 1).reshape(2, 5, 6, 1)
+    np.testing.assert_array_equal(
+        standard.center_crop(images, size=3), images[:, 1:4, 1:4]
+    )
+    with pytest.raises(ValueError, match=r"5x6 are smaller than augment.crop_size=6"):
+        standard.center_crop(images, size=6)

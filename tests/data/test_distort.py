@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from autodo_jax.data import distort
-from autodo_jax.data.sources import Dataset
+from autodo_jax.data.dataset import Dataset
 
 
 def balanced(per_class, num_classes=10):

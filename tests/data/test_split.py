@@ -1,19 +1,22 @@
 """The split: disjoint, stratified, of the sizes asked for, by the seed alone."""
 
+import ml_collections
 import numpy as np
 import pytest
 
-from autodo_jax.data import sources, split
+from autodo_jax.data import digits as source
+from autodo_jax.data import split
+from autodo_jax.data.dataset import DataError, Parts
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return sources.load_digits()
+    return source.load(ml_collections.ConfigDict(), seed=0).train
 
 
 def split_digits(digits, seed):
     return split.stratified_split(
-        digits, test_fraction=0.25, validation_fraction=0.3, seed=seed
+        Parts(digits), test_size=0.25, validation_size=0.3, seed=seed
     )
 
 
@@ -48,3 +51,26 @@ def test_the_seed_decides(digits):
     first, same, other = (split_digits(digits, seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first.train.ids, same.train.ids)
     assert set(first.test.ids) != set(other.test.ids)
+
+
+def test_sizes_of_one_and_more_are_numbers_of_points(digits):
+    parts = split.stratified_split(
+        Parts(digits), test_size=97, validation_size=200.0, seed=0
+    )
+    assert [len(part.labels) for part in parts] == [1500, 200, 97]
+
+
+def test_parts_that_a_source_has_are_kept(digits):
+    first, second = np.arange(1000), np.arange(1000, 1797)
+    given = Parts(digits.take(first), None, digits.take(second))
+    parts = split.stratified_split(given, test_size=0.25, validation_size=0.3, seed=0)
+    assert parts.test is given.test
+    assert sorted([*parts.train.ids, *parts.validation.ids]) == sorted(
+        digits.ids[first]
+    )
+
+
+def test_a_class_too_small_to_be_divided_is_refused(digits):
+    few = digits.take(np.flatnonzero((digits.labels > 0) | (np.arange(1797) == 0)))
+    with pytest.raises(DataError, match="the data cannot be split: The least pop"):
+        split.stratified_split(Parts(few), test_size=0.25, validation_size=0.3, seed=0)

@@ -6,46 +6,65 @@ import sys
 
 import pytest
 
+from autodo_jax import main as cli
 from launch import sweep
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+def sweep_lines(*flags):
+    """The commands of a grid, without the interpreter and the line's number."""
+    command = [sys.executable, "launch/sweep.py", "--dry_run", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [line.partition(": -m ")[2] for line in done.stdout.splitlines()]
+
+
 def test_learned_methods_run_beside_their_control():
-    grid = list(
-        sweep.commands(
-            "c.py",
-            ["baseline", "autodo"],
-            ["0", "1"],
-            ["--config.epochs=2"],
-            frozen=True,
-        )
+    lines = sweep_lines(
+        "--config=configs/digits.py",
+        "--methods=baseline,dada,autodo",
+        "--seeds=0,1",
+        "--config.epochs=2",
     )
-    assert [command[3:] for command in grid[:3]] == [
-        [
-            "--config=c.py:baseline",
-            "--config.seed=0",
-            "--config.hyper.frozen=False",
-            "--config.epochs=2",
-        ],
-        [
-            "--config=c.py:autodo",
-            "--config.seed=0",
-            "--config.hyper.frozen=False",
-            "--config.epochs=2",
-        ],
-        [
-            "--config=c.py:autodo",
-            "--config.seed=0",
-            "--config.hyper.frozen=True",
-            "--config.epochs=2",
-        ],
+    common = "autodo_jax.main --config=configs/digits.py"
+    assert lines[:4] == [
+        f"{common}:baseline --workdir=runs/digits/baseline-seed0 --config.seed=0 "
+        "--config.hyper.frozen=False --config.epochs=2",
+        f"{common}:dada --workdir=runs/digits/dada-seed0 --config.seed=0 "
+        "--config.hyper.frozen=False --config.epochs=2",
+        f"{common}:autodo --workdir=runs/digits/autodo-seed0 --config.seed=0 "
+        "--config.hyper.frozen=False --config.epochs=2",
+        f"{common}:autodo --workdir=runs/digits/autodo-frozen-seed0 --config.seed=0 "
+        "--config.hyper.frozen=True --config.epochs=2",
     ]
-    assert len(grid) == 6
-    assert len(list(sweep.commands("c", ["autodo"], ["0"], [], frozen=False))) == 1
+    assert len(lines) == 8
 
 
-@pytest.mark.parametrize("flags", [[], ["--config=absent.py"]])
+def test_tasks_share_the_grid():
+    flags = ["--config=c.py", "--distortions=10-0.1,1-0", "--seeds=0,1,2"]
+    shares = [sweep_lines(*flags, f"--task={k}", "--num_tasks=4") for k in range(4)]
+    lines = [line for share in shares for line in share]
+    assert len(set(lines)) == len(lines)
+    assert sorted(lines) == sorted(sweep_lines(*flags))
+    line = "--workdir=runs/c/1-0/dada-seed2 --config.seed=2 --config.hyper.frozen=False"
+    fields = "--config.data.imbalance_ratio=1 --config.data.noise_ratio=0"
+    assert any(f"{line} {fields}" in command for command in lines)
+
+
+@pytest.mark.parametrize("variant", sorted(sweep.ABLATIONS))
+def test_ablations_are_configurations_that_hold(variant):
+    command = sweep.Run("autodo", "3", variant=variant).command(
+        str(ROOT / "configs/digits.py"), "runs/x", []
+    )
+    config, workdir, _ = cli.parse(command[2:])
+    assert workdir == pathlib.Path("runs/x", variant, "autodo-seed3")
+    assert config.seed == 3
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [[], ["--config=absent.py"], ["--config=configs/digits.py", "--distortions=10"]],
+)
 def test_a_failing_run_ends_the_sweep_with_its_status(flags):
     command = [sys.executable, "launch/sweep.py", *flags]
     done = subprocess.run(

@@ -1,5 +1,6 @@
-"""One contract for all networks, and the published sizes of wide ResNets."""
+"""One contract for all networks: encoder and head, dtype, batch norm, activation."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,101 +8,182 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+import scipy.special
 
 from autodo_jax import models
-from autodo_jax.models.wide_resnet import WideResNet
+from autodo_jax.models.network import Network
+from tests.models import random_variables
 
 SMALL: dict[str, dict[str, Any]] = {
+    "resnet": {"depth": 18, "stem": "small"},
     "small_cnn": {"widths": (4, 8)},
     "wide_resnet": {"depth": 10, "width": 1},
 }
 
 
-def create(name, dtype="float32"):
-    fields = {"depth": 10, "width": 1, "widths": (4,)} | SMALL[name]
-    config = ml_collections.ConfigDict({"name": name, "dtype": dtype, **fields})
+def create(name, **fields):
+    defaults = {"depth": 10, "width": 1, "widths": (4,), "stem": "small"}
+    defaults |= {"name": name, "activation": "celu", "dtype": "float32"}
+    config = ml_collections.ConfigDict(defaults | SMALL.get(name, {}) | fields)
     return models.create(config, num_classes=5)
+
+
+def draw_images(batch, channels):
+    rng = np.random.default_rng(0)
+    return jnp.asarray(rng.normal(size=(batch, 8, 8, channels)), jnp.float32)
 
 
 def test_every_network_is_held_to_the_contract():
     assert set(SMALL) == set(models.NAMES)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", SMALL)
-def test_encoder_and_head_make_the_network(name, dtype):
-    model = create(name, dtype)
-    images = jnp.asarray(np.random.default_rng(0).random((4, 8, 8, 3)), jnp.float32)
-    variables = model.init(jax.random.key(0), images, train=False)
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+def test_encoder_and_head_make_the_network(name):
+    model = create(name)
+    images = draw_images(4, 3)
+    variables = random_variables(model, 8, 8, 3)
     params = dict(variables["params"])
     head = params.pop("head")
-    features = model.apply(
-        variables | {"params": params}, images, train=False, method="features"
+
+    @jax.jit
+    def run(images):
+        encoder = variables | {"params": params}
+        features = model.apply(encoder, images, train=False, method="features")
+        return features, model.apply(variables, images, train=False)
+
+    features, logits = run(images)
+    assert features.ndim == 2 and logits.shape == (4, 5)
+    expected = features @ head["kernel"] + head["bias"][None]
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    classified = model.apply({"params": {"head": head}}, features, method="classify")
+    np.testing.assert_allclose(classified, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("name", SMALL)
+def test_dtype_is_that_of_the_encoder_alone(name, dtype):
+    """Each layer computes in it; variables, features and head are float32."""
+    model = create(name, dtype=dtype)
+    variables = random_variables(model, 8, 8, 3)
+    apply = functools.partial(
+        model.apply,
+        train=False,
+        capture_intermediates=lambda module, _: not isinstance(module, Network),
     )
-    assert features.dtype == jnp.float32 and features.ndim == 2
-    logits = features @ head["kernel"] + head["bias"][None]
-    np.testing.assert_allclose(
-        model.apply(variables, images, train=False), logits, rtol=1e-5, atol=1e-5
-    )
-    assert logits.shape == (4, 5)
+    _, state = jax.eval_shape(apply, variables, draw_images(1, 3))
+    layers = dict(state["intermediates"])
+    encode = functools.partial(model.apply, train=False, method="features")
+    features = jax.eval_shape(encode, variables, draw_images(1, 3))
+    assert dtypes([variables, features, layers.pop("head")]) == {"float32"}
+    assert dtypes(layers) == {dtype}
+
+
+def dtypes(tree):
+    return {leaf.dtype.name for leaf in jax.tree.leaves(tree)}
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_train_mode_normalizes_by_the_batch_and_tracks_it(name):
     model = create(name)
-    images = jnp.asarray(np.random.default_rng(0).random((8, 8, 8, 1)), jnp.float32)
-    variables = model.init(jax.random.key(0), images, train=False)
-    logits, updated = model.apply(
-        variables, images, train=True, mutable=["batch_stats"]
+    images = draw_images(4, 3)
+    variables = random_variables(model, 8, 8, 3)
+    stats = variables["batch_stats"]
+    apply = jax.jit(
+        functools.partial(model.apply, mutable=["batch_stats"]),
+        static_argnames="train",
     )
-    scaled, _ = model.apply(variables, 10 * images, train=True, mutable=["batch_stats"])
-    if name == "small_cnn":  # Its first convolution is normalized at once.
-        np.testing.assert_allclose(logits, scaled, atol=2e-2)
-    changed = jax.tree.map(
-        lambda old, new: bool((old != new).any()),
-        variables["batch_stats"],
-        updated["batch_stats"],
+    logits, new = apply(variables, images, train=True)
+    # The running statistics play no part, and 0.9 of each is kept.
+    other = variables | new
+    again, newer = apply(other, images, train=True)
+    np.testing.assert_array_equal(again, logits)
+    jax.tree.map(
+        lambda old, new, newer: np.testing.assert_allclose(
+            newer - new, 0.9 * (new - old), rtol=1e-4, atol=1e-5
+        ),
+        *(stats, new["batch_stats"], newer["batch_stats"]),
     )
-    assert all(jax.tree.leaves(changed))
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_networks_are_continuously_differentiable(name):
-    """CELU: along a line the slope has no jumps (Eq. 4 needs C^1), unlike ReLU's."""
-    model = create(name)
-    rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.normal(size=(1, 8, 8, 1)), jnp.float32)
-    variables = model.init(jax.random.key(0), images, train=False)
-    direction = jnp.asarray(rng.normal(size=images.shape), jnp.float32)
-
-    def slope(t):
-        def logit(s):
-            return model.apply(variables, images + s * direction, train=False)[0, 0]
-
-        return jax.grad(logit)(t)
-
-    slopes = jax.vmap(slope)(jnp.linspace(-1, 1, 2001))
-    jumps = np.abs(np.diff(slopes))
-    assert jumps.max() < 0.02 * np.abs(slopes).max()
-
-
-def num_params(model):
-    shapes = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    same = jax.tree.map(
+        lambda old, new: bool((old == new).any()), stats, new["batch_stats"]
     )
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    assert not any(jax.tree.leaves(same))
+    # In eval mode they alone matter, and stay.
+    evaluated, kept = apply(variables, images, train=False)
+    assert np.abs(evaluated - apply(other, images, train=False)[0]).max() > 0.01
+    jax.tree.map(np.testing.assert_array_equal, kept["batch_stats"], stats)
 
 
-def test_wide_resnets_have_their_published_number_of_parameters():
-    # Zagoruyko and Komodakis, Table 4: 36.5 M and 2.7 M.
-    assert round(num_params(WideResNet(10, 28, 10)) / 1e6, 1) == 36.5
-    assert round(num_params(WideResNet(10, 16, 4)) / 1e6, 1) == 2.7
+def logit_along_a_line(model):
+    """Returns the first logit as a function of one coordinate of the image."""
+    images = draw_images(1, 1)
+    variables = random_variables(model, 8, 8, 1)
+    direction = jax.random.normal(jax.random.key(1), images.shape)
+
+    def logit(t):
+        return model.apply(variables, images + t * direction, train=False)[0, 0]
+
+    return logit
 
 
-def test_impossible_depths_and_unknown_names_are_refused():
-    with pytest.raises(ValueError, match=r"6n \+ 4 .* got 27"):
-        num_params(WideResNet(10, 27, 1))
-    config = ml_collections.ConfigDict({"name": "vgg", "dtype": "float32"})
-    with pytest.raises(ValueError, match=r"model\.name.*'vgg'"):
-        models.create(config, 10)
+def bend(activation):
+    """Second derivative of the small network along a line."""
+    logit = logit_along_a_line(create("small_cnn", activation=activation))
+    return jax.jit(jax.grad(jax.grad(logit)))(0.1)
+
+
+def test_the_activation_stands_at_every_place_of_the_small_network():
+    """ReLU makes it of straight pieces, which one CELU anywhere would bend.
+
+    The residual networks are compared with restatements for both activations.
+    """
+    assert bend("relu") == 0
+    assert abs(bend("celu")) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "activation"),
+    [("small_cnn", activation) for activation in sorted(models.ACTIVATIONS)]
+    + [("wide_resnet", "celu")],
+)
+def test_networks_are_continuously_differentiable(name, activation):
+    """Along a line the slope has no jumps (Eq. 4 needs C^1), except for ReLU's."""
+    slope = jax.grad(logit_along_a_line(create(name, activation=activation)))
+    slopes = jax.jit(jax.vmap(slope))(jnp.linspace(-1, 1, 2001))
+    largest_jump = np.abs(np.diff(slopes)).max() / np.abs(slopes).max()
+    assert (largest_jump > 0.02) == (activation == "relu")
+
+
+FORMULAS = {
+    "celu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    # Hendrycks and Gimpel's approximation of x Phi(x), as in jax.
+    "gelu": lambda x: (
+        x * scipy.special.expit(np.sqrt(8 / np.pi) * (x + 0.044715 * x**3))
+    ),
+    "relu": lambda x: np.maximum(x, 0),
+    "silu": lambda x: x * scipy.special.expit(x),
+    "softplus": lambda x: np.logaddexp(x, 0),
+}
+
+
+@pytest.mark.parametrize("activation", sorted(models.ACTIVATIONS))
+def test_activations_are_what_their_names_say(activation):
+    x = np.linspace(-4, 4, 81)
+    got = models.ACTIVATIONS[activation](jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(got, FORMULAS[activation](x), rtol=1e-5, atol=1e-6)
+    model = create("small_cnn", activation=activation)
+    assert model.activation is models.ACTIVATIONS[activation]
+
+
+def test_the_networks_sizes_reach_them():
+    wide = create("wide_resnet", depth=16, width=3)
+    assert (wide.depth, wide.width) == (16, 3)
+    residual = create("resnet", depth=34, stem="small")
+    assert (residual.depth, residual.stem) == (34, "small")
+    assert create("small_cnn", widths=[3, 5]).widths == (3, 5)
+
+
+def test_unknown_names_are_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"model\.name.*'small_cnn'.*got 'vgg'"):
+        create("vgg")
+    with pytest.raises(ValueError, match=r"model\.activation.*'silu'.*got 'swish'"):
+        create("small_cnn", activation="swish")

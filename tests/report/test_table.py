@@ -1,6 +1,9 @@
 """The table over runs, from hand-made result files."""
 
+import csv
+import io
 import json
+import math
 
 import pytest
 
@@ -8,7 +11,7 @@ from autodo_jax.report import __main__ as cli
 from autodo_jax.report import table
 
 
-def write_result(folder, **fields):
+def write_result(folder, *, start_epoch=2, **fields):
     result = {
         "method": "autodo",
         "dataset": "digits",
@@ -21,8 +24,14 @@ def write_result(folder, **fields):
         "class_error": [0.0, 2.0, 4.0, 10.0],
         "seconds": 9.0,
     } | fields
+    config = {
+        "seed": result["seed"],
+        "epochs": result["epochs"],
+        "hyper": {"start_epoch": start_epoch, "frozen": result["frozen"]},
+    }
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps(result))
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 @pytest.fixture
@@ -38,18 +47,50 @@ def runs(tmp_path):
 def test_rows_hold_mean_and_sample_deviation_with_the_control_first(runs, capsys):
     assert cli.main([str(runs), "--format=markdown"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2:] == [
-        "| digits | 10-0.1 | baseline | - | 1 | 20.0 | 7.0 | - | 9 |",
-        "| digits | 10-0.1 | autodo | frozen | 1 | 9.0 | 7.0 | - | 9 |",
-        "| digits | 10-0.1 | autodo | learned | 2 | 5.0 ± 1.4 | 7.0 ± 0.0 | "
-        "0.85 ± 0.07 | 9 ± 0 |",
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert cells[2:] == [
+        ["digits", "10-0.1", "baseline", "-", "1", "20.0", "7.0", "-", "9"],
+        ["digits", "10-0.1", "autodo", "frozen", "1", "9.0", "7.0", "-", "9"],
+        ["digits", "10-0.1", "autodo", "learned", "2", "5.0 ± 1.4", "7.0 ± 0.0"]
+        + ["0.85 ± 0.07", "9 ± 0"],
     ]
 
 
-def test_runs_of_other_lengths_are_not_averaged_together(runs):
+def test_runs_of_other_configurations_are_not_averaged_together(runs):
     write_result(runs / "long", epochs=500)
-    rows = table.rows(table.find_results([runs]))
-    assert sorted(row[4] for row in rows[1:]) == ["1", "1", "1", "2"]
+    write_result(runs / "early", start_epoch=1)
+    rows = table.rows(table.find_runs([runs]))
+    assert [(row.labels["variant"], row.labels["seeds"]) for row in rows] == [
+        ("", "1"),
+        ("", "1"),
+        ("", "2"),
+        ("epochs=500", "1"),
+        ("hyper.start_epoch=1", "1"),
+    ]
+
+
+def test_csv_holds_full_numbers(runs, capsys):
+    assert cli.main([str(runs), "--format=csv"]) == 0
+    lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [line["method"] for line in lines] == ["baseline", "autodo", "autodo"]
+    assert float(lines[2]["test error % mean"]) == 5
+    assert float(lines[2]["test error % std"]) == pytest.approx(2**0.5)
+    assert math.isnan(float(lines[0]["noise AUROC mean"]))
+
+
+def test_latex_escapes_what_it_must(runs, capsys):
+    write_result(runs / "shared", method="autodo_shared")
+    assert cli.main([str(runs), "--format=latex"]) == 0
+    text = capsys.readouterr().out
+    assert r"autodo\_shared" in text and r"test error \%" in text
+    assert r"5.0 $\pm$ 1.4" in text and r"\toprule" in text
+
+
+def test_a_broken_result_is_named(runs, capsys):
+    (runs / "a0" / "result.json").write_text("{")
+    assert cli.main([str(runs)]) == 2
+    error = capsys.readouterr().err
+    assert "a0/result.json" in error and error.count("\n") == 1
 
 
 def test_text_is_aligned(runs, capsys):

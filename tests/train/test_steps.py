@@ -57,8 +57,8 @@ def test_lambda_max_is_the_heads_largest_eigenvalue(prepared):
     losses = objective.create(
         setup.config, models.create(setup.config.model, setup.experiment.num_classes)
     )
-    head, encoder = objective.split_head(state.params)
-    flat, unravel = jax.flatten_util.ravel_pytree(head)
+    theta, others = objective.split_theta(state.params, "head")
+    flat, unravel = jax.flatten_util.ravel_pytree(theta)
     rows = hyperparams.gather(state.tables, index)
     batch = pipeline.take(setup.train.images, setup.train.labels, index)
     keys = steps.point_keys(setup.hyper_key, jnp.int32(0), index)
@@ -67,7 +67,7 @@ def test_lambda_max_is_the_heads_largest_eigenvalue(prepared):
     @jax.hessian
     def hessian(theta):
         return losses.inner_loss(
-            unravel(theta), rows, encoder, state.batch_stats, batch, keys
+            unravel(theta), rows, others, state.batch_stats, batch, keys
         )
 
     largest = np.abs(np.linalg.eigvalsh(hessian(flat))).max()

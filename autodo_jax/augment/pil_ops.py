@@ -1,0 +1,443 @@
+"""The operations of Fast AutoAugment, DADA and RandAugment, bit for bit as in Pillow.
+
+An image is uint8 [H, W, C], RGB (C = 3) or grey (C = 1), with sides up to 512; so is
+every result. An operation belongs to one of four stages: reading through an affine map,
+a look-up table, a blend with a degenerate image, a filled square. `apply` takes the
+operation as a traced index and runs each stage once, which is neutral unless it is the
+operation's own: a batch with mixed operations costs four stages, not sixteen results.
+
+All is int32 and float32, with traced values and fixed shapes. Where Pillow computes in
+double precision, a comment says how the same pixels come about without it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_ONE = 1 << 16  # Pillow's affine maps are in fixed point with 16 fractional bits.
+_STEPS = 32  # Entries of the sine table per degree.
+_GRID = 256  # Positions per pixel for the centre of Cutout.
+_CUTOUT_COLOUR = {3: (125, 123, 114), 1: (123,)}  # The second is the first's luma.
+
+
+class Operation(NamedTuple):
+    """An operation with its range in Fast AutoAugment and DADA."""
+
+    apply: Callable  # image [H, W, C], value [], place [2] -> image [H, W, C]
+    low: float  # value at level 0
+    high: float  # value at level 1
+    is_signed: bool  # a policy negates the value with probability one half
+
+
+class _Stage(NamedTuple):
+    run: Callable  # image, parameter -> image
+    parameters: dict[str, Callable]  # by operation: image, value -> parameter
+    choose: Callable = jax.lax.switch  # of the parameters
+
+
+OPERATIONS: dict[str, Operation] = {}
+
+
+def _operation(
+    stage: _Stage,
+    name: str,
+    levels: tuple[float, float] | None = None,
+    *,
+    is_signed: bool = False,
+) -> Callable[[Callable], Callable[..., chex.Array]]:
+    """Makes an operation, image -> image, of a function that returns its parameter.
+
+    Args:
+      stage: where it belongs.
+      name: its key in `OPERATIONS`.
+      levels: the values at level 0 and 1, if it takes a value.
+      is_signed: as in `Operation`.
+    """
+
+    def decorate(parameter: Callable) -> Callable[..., chex.Array]:
+        @functools.wraps(parameter)
+        def operation(image, *value, **named_value):
+            image = _checked(image)
+            return stage.run(image, parameter(image, *value, **named_value))
+
+        def given(value):
+            return (value,) if levels else ()
+
+        stage.parameters[name] = lambda image, value: parameter(image, *given(value))
+        low, high = levels or (0.0, 1.0)
+        OPERATIONS[name] = Operation(
+            lambda image, value, place: operation(image, *given(value)),
+            low,
+            high,
+            is_signed,
+        )
+        return operation
+
+    return decorate
+
+
+def _checked(image: chex.Array) -> chex.Array:
+    image = jnp.asarray(image)
+    if image.dtype != jnp.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
+        raise ValueError(
+            f"got an image of dtype {image.dtype} and shape {image.shape}; "
+            "expected uint8 [H, W, 3] or [H, W, 1] (use jax.vmap for batches)"
+        )
+    return image
+
+
+def _product(factor: chex.Numeric, whole: chex.Numeric) -> tuple[chex.Array, ...]:
+    """Returns factor * whole in float32, correctly rounded, and the rounding's error.
+
+    `whole` has at most 12 significant bits. Both halves of the factor then have exact
+    products, so it does not matter whether XLA fuses them with the additions.
+    """
+    factor = jnp.asarray(factor, jnp.float32)
+    whole = jnp.asarray(whole, jnp.float32)
+    bits = jax.lax.bitcast_convert_type(factor, jnp.int32)
+    high = jax.lax.bitcast_convert_type(bits & ~0xFFF, jnp.float32)
+    upper, lower = high * whole, (factor - high) * whole
+    rounded = upper + lower
+    return rounded, lower - (rounded - upper)
+
+
+def _floor_product(factor: chex.Numeric, whole: int) -> chex.Array:
+    """Returns the floor of the exact product."""
+    product, error = _product(factor, whole)
+    floor = jnp.floor(product)
+    return (floor - ((product == floor) & (error < 0))).astype(jnp.int32)
+
+
+def _round_product(factor: chex.Numeric, whole: int) -> chex.Array:
+    """Returns the exact product rounded to the nearest integer, half up."""
+    return (_floor_product(factor, 2 * whole) + 1) >> 1
+
+
+def _floor_divide(numerator: chex.Array, divisor: chex.Array) -> chex.Array:
+    """Returns the floor of a quotient of integers >= 0; the numerator below 2**20.
+
+    Far faster than integer division. One half keeps the quotient away from whole
+    numbers by more than a division's error, on accelerators too.
+    """
+    return jnp.floor((numerator + 0.5) / divisor).astype(jnp.int32)
+
+
+# Affine maps (a, b, c, d, e, f) in fixed point: the output pixel (x, y) shows the input
+# pixel (a x + b y + c, d x + e y + f), less the fraction. Outside the image is black.
+
+
+def _map(a=_ONE, b=0, c=_ONE // 2, d=0, e=_ONE, f=_ONE // 2) -> chex.Array:
+    return jnp.stack([jnp.asarray(entry, jnp.int32) for entry in (a, b, c, d, e, f)])
+
+
+def _read(image: chex.Array, pull_map: chex.Array) -> chex.Array:
+    height, width, channels = image.shape
+    a, b, c, d, e, f = pull_map
+    y = jnp.arange(height, dtype=jnp.int32)[:, None]
+    x = jnp.arange(width, dtype=jnp.int32)[None, :]
+    column, row = (a * x + b * y + c) >> 16, (d * x + e * y + f) >> 16
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    # Whole pixels from a flat list: XLA's fastest form of a gather on CPU.
+    at = jnp.where(inside, row * width + column, height * width)
+    return image.reshape(-1, channels).at[at].get(mode="fill", fill_value=0)
+
+
+_READ = _Stage(_read, {"Identity": lambda image, value: _map()})
+
+
+def _shear(slope: chex.Numeric) -> tuple[chex.Array, chex.Array]:
+    slope = jnp.clip(slope, -32, 32)  # Larger ones overflow.
+    offset = _ONE // 2 + _round_product(slope, _ONE // 2)
+    return _round_product(slope, _ONE), offset
+
+
+@_operation(_READ, "ShearX", (-0.3, 0.3), is_signed=True)
+def shear_x(image: chex.Array, slope: chex.Numeric) -> chex.Array:
+    """Moves row y left by slope * y; slope in [-0.3, 0.3], clipped at 32."""
+    b, c = _shear(slope)
+    return _map(b=b, c=c)
+
+
+@_operation(_READ, "ShearY", (-0.3, 0.3), is_signed=True)
+def shear_y(image: chex.Array, slope: chex.Numeric) -> chex.Array:
+    """Moves column x up by slope * x; slope in [-0.3, 0.3], clipped at 32."""
+    d, f = _shear(slope)
+    return _map(d=d, f=f)
+
+
+def _shift(share: chex.Numeric, side: int) -> chex.Array:
+    return _ONE // 2 + _ONE * _round_product(jnp.clip(share, -1, 1), side)
+
+
+@_operation(_READ, "TranslateX", (-0.45, 0.45), is_signed=True)
+def translate_x(image: chex.Array, share: chex.Numeric) -> chex.Array:
+    """Moves left by a share of the width, in whole pixels; share in [-1, 1]."""
+    return _map(c=_shift(share, image.shape[1]))
+
+
+@_operation(_READ, "TranslateY", (-0.45, 0.45), is_signed=True)
+def translate_y(image: chex.Array, share: chex.Numeric) -> chex.Array:
+    """Moves up by a share of the height, in whole pixels; share in [-1, 1]."""
+    return _map(f=_shift(share, image.shape[0]))
+
+
+@functools.cache
+def _sine_table() -> tuple[np.ndarray, np.ndarray]:
+    """Returns 2**16 sin at every 1/32 degree: the floors int32, the rests float32."""
+    degrees = np.arange(360 * _STEPS) / _STEPS
+    sine = np.round(np.sin(np.deg2rad(degrees)), 15) * _ONE
+    return np.floor(sine).astype(np.int32), (sine % 1).astype(np.float32)
+
+
+@_operation(_READ, "Rotate", (-30.0, 30.0), is_signed=True)
+def rotate(image: chex.Array, degrees: chex.Numeric) -> chex.Array:
+    """Turns counter-clockwise about the centre; degrees in [-360, 360]."""
+    # Rounding to 16 fractional bits needs more of sine and cosine than float32 has:
+    # whole multiples of 2**-16 are kept apart from the rest, which is a Taylor series
+    # around the table's nearest angle. Its error is near 1e-6 of these units.
+    degrees = jnp.asarray(degrees, jnp.float32)
+    nearest = jnp.round(degrees * _STEPS)
+    small = jnp.deg2rad(degrees - nearest / _STEPS)
+    floors, rests = map(jnp.asarray, _sine_table())
+    at = nearest.astype(jnp.int32) % len(floors)
+    at_cos = (at + 90 * _STEPS) % len(floors)
+    whole_sin, whole_cos = floors[at], floors[at_cos]
+    sin, cos = whole_sin + rests[at], whole_cos + rests[at_cos]
+    rest_sin = rests[at] + small * (cos - small / 2 * sin)
+    rest_cos = rests[at_cos] - small * (sin + small / 2 * cos)
+
+    def half(constant: int, cosines: int, sines: int) -> chex.Array:
+        """(constant + cosines * cos + sines * sin) / 2, rounded half up."""
+        whole = constant * _ONE + cosines * whole_cos + sines * whole_sin
+        rest = jnp.floor(cosines * rest_cos + sines * rest_sin)
+        return (whole + rest.astype(jnp.int32) + 1) >> 1
+
+    height, width, _ = image.shape
+    c = half(width, 1 - width, height - 1)
+    f = half(height, 1 - height, 1 - width)
+    return _map(half(0, 2, 0), half(0, 0, -2), c, half(0, 0, 2), half(0, 2, 0), f)
+
+
+# Look-up tables, uint8 [256, 1, C]: what becomes of the image of all levels.
+
+
+def _all_levels(image: chex.Array) -> chex.Array:
+    levels = jnp.arange(256, dtype=jnp.uint8)[:, None, None]
+    return jnp.broadcast_to(levels, (256, 1, image.shape[2]))
+
+
+def _entries(image: chex.Array) -> chex.Array:
+    """Returns where in the flat table each pixel and channel has its entry."""
+    channels = image.shape[2]
+    channel = jnp.arange(channels, dtype=jnp.int32)[None, None]
+    return image.astype(jnp.int32) * channels + channel
+
+
+def _look_up(image: chex.Array, table: chex.Array) -> chex.Array:
+    return table.reshape(-1).at[_entries(image)].get(mode="promise_in_bounds")
+
+
+def _choose_table(index: chex.Array, tables: list[Callable], *args) -> chex.Array:
+    every = jnp.stack([table(*args) for table in tables])
+    is_chosen = jnp.arange(len(tables)) == index
+    # As a maximum since XLA on CPU does not fuse it with the look-up, which would
+    # compute the tables anew for each pixel.
+    return jnp.where(is_chosen[:, None, None, None], every, 0).max(0)
+
+
+_LOOK_UP = _Stage(
+    _look_up, {"Identity": lambda image, value: _all_levels(image)}, _choose_table
+)
+
+
+@functools.cache
+def _stretch_exceptions() -> tuple[np.ndarray, np.ndarray]:
+    """Where double precision makes Pillow's AutoContrast one level darker than exact.
+
+    Returns uint8 [256, 256], the kind of each pair of extremes, and bool [kinds, 256],
+    the exact results that become one less where they are whole numbers.
+    """
+    darker = np.zeros((256, 256, 256), bool)  # lowest, highest, exact result
+    for low in range(256):
+        high, level = np.mgrid[low + 1 : 256, low:256]
+        scale = 255.0 / (high - low)
+        exact = 255 * (level - low) // (high - low)
+        at = np.nonzero((level <= high) & (level * scale - low * scale < exact))
+        darker[low, high[at], exact[at]] = True
+    packed = np.packbits(darker.reshape(-1, 256), axis=1)
+    kinds, kind = np.unique(packed, axis=0, return_inverse=True)
+    darker_kinds = np.unpackbits(kinds, axis=1).astype(bool)
+    return kind.reshape(256, 256).astype(np.uint8), darker_kinds
+
+
+@_operation(_LOOK_UP, "AutoContrast")
+def auto_contrast(image: chex.Array) -> chex.Array:
+    """Stretches the range of each channel to 0 .. 255."""
+    levels = _all_levels(image)
+    low = image.min((0, 1), keepdims=True).astype(jnp.int32)
+    high = image.max((0, 1), keepdims=True).astype(jnp.int32)
+    scaled, span = 255 * jnp.maximum(levels - low, 0), jnp.maximum(high - low, 1)
+    exact = jnp.minimum(_floor_divide(scaled, span), 255)
+    kind, darker = map(jnp.asarray, _stretch_exceptions())
+    is_darker = (exact * span == scaled) & darker[kind[low, high], exact]
+    return jnp.where(high > low, exact - is_darker, levels).astype(jnp.uint8)
+
+
+@_operation(_LOOK_UP, "Invert")
+def invert(image: chex.Array) -> chex.Array:
+    """Turns level i into 255 - i."""
+    return 255 - _all_levels(image)
+
+
+@_operation(_LOOK_UP, "Equalize")
+def equalize(image: chex.Array) -> chex.Array:
+    """Makes the histogram of each channel as even as a look-up table can."""
+    levels = _all_levels(image)
+    counts = jnp.zeros(levels.size, jnp.int32)
+    counts = counts.at[_entries(image).reshape(-1)].add(1, mode="promise_in_bounds")
+    counts = counts.reshape(levels.shape)
+    below = jnp.cumsum(counts, axis=0, dtype=jnp.int32) - counts
+    is_lighter = image < image.max((0, 1), keepdims=True)
+    step = is_lighter.sum((0, 1), keepdims=True, dtype=jnp.int32) // 255
+    even = jnp.minimum(_floor_divide(step // 2 + below, jnp.maximum(step, 1)), 255)
+    return jnp.where(step > 0, even, levels).astype(jnp.uint8)
+
+
+@_operation(_LOOK_UP, "Solarize", (0.0, 256.0))
+def solarize(image: chex.Array, threshold: chex.Numeric) -> chex.Array:
+    """Inverts the levels from the threshold on: 0 inverts all, 256 none."""
+    levels = _all_levels(image)
+    return jnp.where(levels < jnp.float32(threshold), levels, 255 - levels)
+
+
+@_operation(_LOOK_UP, "Posterize", (4.0, 8.0))
+def posterize(image: chex.Array, bits: chex.Numeric) -> chex.Array:
+    """Keeps the highest int(bits) bits of each level; bits in [1, 8]."""
+    dropped = 8 - jnp.clip(bits, 1, 8).astype(jnp.uint8)
+    return _all_levels(image) >> dropped << dropped
+
+
+# Blends (degenerate image, factor): factor 0 gives the degenerate image, 1 the image.
+
+
+def _blend(image: chex.Array, blend: tuple[chex.Array, chex.Numeric]) -> chex.Array:
+    degenerate, factor = blend
+    start = degenerate.astype(jnp.int32)
+    step, _ = _product(factor, image.astype(jnp.int32) - start)
+    return jnp.clip(start + step, 0, 255).astype(jnp.uint8)
+
+
+_BLEND = _Stage(_blend, {"Identity": lambda image, value: (image, jnp.float32(1))})
+_Blend = tuple[chex.Array, chex.Array]
+
+
+def _luma(image: chex.Array) -> chex.Array:
+    if image.shape[2] == 1:
+        return image
+    red, green, blue = jnp.split(image.astype(jnp.int32), 3, axis=2)
+    luma = (19595 * red + 38470 * green + 7471 * blue + (1 << 15)) >> 16
+    return jnp.broadcast_to(luma, image.shape).astype(jnp.uint8)
+
+
+@_operation(_BLEND, "Contrast", (0.1, 1.9))
+def contrast(image: chex.Array, factor: chex.Numeric) -> _Blend:
+    """Blends with the mean luma; factor in [0.1, 1.9], 1 changes nothing."""
+    luma = _luma(image)[..., 0]
+    mean = (2 * luma.sum(dtype=jnp.int32) + luma.size) // (2 * luma.size)
+    return jnp.full_like(image, mean), jnp.float32(factor)
+
+
+@_operation(_BLEND, "Color", (0.1, 1.9))
+def color(image: chex.Array, factor: chex.Numeric) -> _Blend:
+    """Blends with each pixel's luma; factor in [0.1, 1.9], 1 changes nothing."""
+    return _luma(image), jnp.float32(factor)
+
+
+@_operation(_BLEND, "Brightness", (0.1, 1.9))
+def brightness(image: chex.Array, factor: chex.Numeric) -> _Blend:
+    """Blends with black; factor in [0.1, 1.9], 1 changes nothing."""
+    return jnp.zeros_like(image), jnp.float32(factor)
+
+
+@_operation(_BLEND, "Sharpness", (0.1, 1.9))
+def sharpness(image: chex.Array, factor: chex.Numeric) -> _Blend:
+    """Blends with a smoothed image, all but the outermost pixels, which never change.
+
+    factor in [0.1, 1.9], 1 changes nothing.
+    """
+    levels = image.astype(jnp.int32)
+    columns = levels[:-2] + levels[1:-1] + levels[2:]
+    total = columns[:, :-2] + columns[:, 1:-1] + columns[:, 2:]
+    smooth = (2 * (total + 4 * levels[1:-1, 1:-1]) + 13) // 26
+    smoothed = image.at[1:-1, 1:-1].set(smooth.astype(jnp.uint8))
+    return smoothed, jnp.float32(factor)
+
+
+def cutout(image: chex.Array, share: chex.Numeric, place: chex.Array) -> chex.Array:
+    """Fills a square with (125, 123, 114), or on grey images with its luma.
+
+    Its side is s = share * W. Columns from x = int(max(0, cx - s / 2)) to int(x + s)
+    are filled, and rows likewise, as far as the image goes.
+
+    Args:
+      image: uint8 [H, W, C].
+      share: of the width, in [0, 0.2]; zero or less changes nothing.
+      place: [2] in [0, 1); the centre is cx = W - place[0] (W - 1) and
+        cy = H - place[1] (H - 1), rounded up to multiples of 1/256 pixel.
+    """
+    image = _checked(image)
+    height, width, channels = image.shape
+    share = jnp.clip(share, 0, 1)
+    side = _floor_product(share, width)
+    half_side = -_floor_product(-share, width * _GRID // 2)  # On the grid, rounded up.
+
+    def inside(length: int, offset: chex.Array) -> chex.Array:
+        centre = length * _GRID - _floor_product(offset, (length - 1) * _GRID)
+        start = jnp.maximum(centre - half_side, 0) // _GRID
+        position = jnp.arange(length, dtype=jnp.int32)
+        return (position >= start) & (position <= start + side)
+
+    filled = inside(height, place[1])[:, None] & inside(width, place[0])[None, :]
+    colour = jnp.array(_CUTOUT_COLOUR[channels], jnp.uint8)
+    return jnp.where((filled & (share > 0))[..., None], colour[None, None], image)
+
+
+OPERATIONS["Cutout"] = Operation(cutout, 0.0, 0.2, False)
+OPERATIONS["Identity"] = Operation(lambda image, value, place: image, 0.0, 1.0, False)
+
+
+def apply(
+    index: chex.Array, image: chex.Array, value: chex.Numeric, place: chex.Array
+) -> chex.Array:
+    """Returns the image under the operation at position `index` of `OPERATIONS`.
+
+    Args:
+      index: int32 [].
+      image: uint8 [H, W, C], C = 3 or 1.
+      value: float32 [] in the operation's unit, with its sign.
+      place: float32 [2] in [0, 1), where Cutout has its centre.
+
+    Raises:
+      ValueError: the image has another dtype or shape.
+    """
+    image, names = _checked(image), list(OPERATIONS)
+    value = jnp.asarray(value, jnp.float32)
+    result = image
+    for stage in (_READ, _LOOK_UP, _BLEND):
+        own = list(stage.parameters)
+        branch = [own.index(name if name in own else "Identity") for name in names]
+        # From the image itself, of which at most one stage returns another: from the
+        # result so far, XLA would fuse the gathers into each of their many uses.
+        parameter = stage.choose(
+            jnp.array(branch, jnp.int32)[index],
+            list(stage.parameters.values()),
+            image,
+            value,
+        )
+        result = stage.run(result, parameter)
+    return cutout(result, jnp.where(index == names.index("Cutout"), value, 0), place)

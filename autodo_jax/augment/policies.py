@@ -1,0 +1,206 @@
+"""Augmentation policies without learning: RandAugment, UniformAugment, and the found
+policies of Fast AutoAugment and DADA.
+
+Pure functions of uint8 images [B, H, W, C]; they come before the standard augmentation.
+First the operations of each image are drawn, then all images get their operations.
+"""
+
+import functools
+import importlib.resources
+import json
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from autodo_jax.augment import pil_ops
+
+NAMES = (
+    "none",
+    "randaugment",
+    "randaugment_color",
+    "uniform_augment",
+    "fast_autoaugment",
+    "dada",
+)
+TABLES = ("svhn", "cifar10", "cifar100", "imagenet")  # data sets with found policies
+
+# The operations AutoDO draws from, fewer than in the RandAugment paper: the second list
+# is for the methods with affine operations of their own.
+_COLOR = ("Identity", "AutoContrast", "Equalize", "Invert", "Color", "Sharpness")
+_AFFINE = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
+_RANDAUGMENT = {"randaugment": _COLOR + _AFFINE, "randaugment_color": _COLOR}
+_MAX_MAGNITUDE = 30
+_FILES = {"fast_autoaugment": "faa.json", "dada": "dada.json"}
+
+_INDEX = {name: index for index, name in enumerate(pil_ops.OPERATIONS)}
+_IDENTITY = _INDEX["Identity"]
+_UNIFORM = tuple(name for name in _INDEX if name != "Identity")
+_LOW = np.array([op.low for op in pil_ops.OPERATIONS.values()])
+_HIGH = np.array([op.high for op in pil_ops.OPERATIONS.values()])
+_IS_SIGNED = np.array([op.is_signed for op in pil_ops.OPERATIONS.values()])
+
+
+class Draw(NamedTuple):
+    """The n operations that one image gets, in order; Identity for those left out."""
+
+    index: chex.Array  # int32 [n], in the order of pil_ops.OPERATIONS
+    value: chex.Array  # float32 [n], in the operation's unit, sign included
+    place: chex.Array  # float32 [n, 2] in [0, 1), Cutout's centre
+
+
+class SubPolicies(NamedTuple):
+    """P pairs of operations; an image gets one of the pairs."""
+
+    index: chex.Array  # int32 [P, 2], in the order of pil_ops.OPERATIONS
+    probability: chex.Array  # float32 [P, 2], of the operation being applied
+    value: chex.Array  # float32 [P, 2], in the operation's unit, before the random sign
+
+
+@functools.cache
+def load(policy: str, table: str) -> SubPolicies:
+    """Returns the published sub-policies of `fast_autoaugment` or `dada`.
+
+    Args:
+      policy: `fast_autoaugment` or `dada`.
+      table: one of `TABLES`.
+
+    Raises:
+      ValueError: another table.
+    """
+    if table not in TABLES:
+        raise ValueError(
+            f"{policy} has no policy for {table!r}; use one of {', '.join(TABLES)}"
+        )
+    folder = importlib.resources.files("autodo_jax.augment") / "tables"
+    found = json.loads((folder / _FILES[policy]).read_text("utf-8"))["policies"]
+    pairs = found[table]
+    if "ref" in pairs:
+        pairs = found[pairs["ref"]]
+    index = np.array([[_INDEX[name] for name, _, _ in pair] for pair in pairs])
+    probability = np.array([[p for _, p, _ in pair] for pair in pairs])
+    level = np.array([[level for _, _, level in pair] for pair in pairs])
+    value = _LOW[index] + level * (_HIGH - _LOW)[index]
+    return SubPolicies(
+        index.astype(np.int32), probability.astype(np.float32), value.astype(np.float32)
+    )
+
+
+def draw_sub_policy(key: chex.PRNGKey, sub_policies: SubPolicies) -> Draw:
+    """Draws a pair uniformly, and its operations each with its own probability."""
+    pair_key, open_key, sign_key, place_key = jax.random.split(key, 4)
+    pair = jax.random.randint(pair_key, (), 0, len(sub_policies.index))
+    index, probability, value = (jnp.asarray(rows)[pair] for rows in sub_policies)
+    is_open = jax.random.bernoulli(open_key, probability)
+    return Draw(
+        jnp.where(is_open, index, _IDENTITY),
+        _with_random_sign(sign_key, index, value),
+        jax.random.uniform(place_key, (2, 2), jnp.float32),
+    )
+
+
+def _draw_operations(
+    key: chex.PRNGKey,
+    names: tuple[str, ...],
+    num_ops: int,
+    *,
+    low: np.ndarray,
+    span: np.ndarray,
+) -> Draw:
+    """Draws operations with replacement, their values in `low` to `low + span`."""
+    name_key, level_key, sign_key, place_key = jax.random.split(key, 4)
+    choice = jax.random.randint(name_key, (num_ops,), 0, len(names))
+    index = jnp.array([_INDEX[name] for name in names], jnp.int32)[choice]
+    level = jax.random.uniform(level_key, (num_ops,), jnp.float32)
+    lows, spans = (jnp.asarray(bound, jnp.float32)[index] for bound in (low, span))
+    return Draw(
+        index,
+        _with_random_sign(sign_key, index, lows + level * spans),
+        jax.random.uniform(place_key, (num_ops, 2), jnp.float32),
+    )
+
+
+def _draw_randaugment(
+    key: chex.PRNGKey, names: tuple[str, ...], num_ops: int, magnitude: float
+) -> Draw:
+    low = np.where(_IS_SIGNED, 0, _LOW)
+    span = (_HIGH - low) * magnitude / _MAX_MAGNITUDE
+    return _draw_operations(key, names, num_ops, low=low, span=span)
+
+
+def _draw_uniform_augment(key: chex.PRNGKey, num_ops: int) -> Draw:
+    drawn_key, probability_key, open_key = jax.random.split(key, 3)
+    drawn = _draw_operations(drawn_key, _UNIFORM, num_ops, low=_LOW, span=_HIGH - _LOW)
+    probability = jax.random.uniform(probability_key, (num_ops,), jnp.float32)
+    is_open = jax.random.bernoulli(open_key, probability)
+    return drawn._replace(index=jnp.where(is_open, drawn.index, _IDENTITY))
+
+
+def _with_random_sign(
+    key: chex.PRNGKey, index: chex.Array, value: chex.Array
+) -> chex.Array:
+    is_negative = jax.random.bernoulli(key, shape=index.shape)
+    return jnp.where(is_negative & jnp.asarray(_IS_SIGNED)[index], -value, value)
+
+
+def draw(
+    key: chex.PRNGKey, *, policy: str, table: str, num_ops: int, magnitude: float
+) -> Draw:
+    """Draws the operations of one image; the options are those of `augment`."""
+    if policy in _FILES:
+        return draw_sub_policy(key, load(policy, table))
+    if policy in _RANDAUGMENT:
+        return _draw_randaugment(key, _RANDAUGMENT[policy], num_ops, magnitude)
+    if policy == "uniform_augment":
+        return _draw_uniform_augment(key, num_ops)
+    raise ValueError(f"unknown policy {policy!r}; use one of {', '.join(NAMES)}")
+
+
+def _apply_one(images: chex.Array, drawn: Draw) -> tuple[chex.Array, None]:
+    images = jax.vmap(pil_ops.apply)(drawn.index, images, drawn.value, drawn.place)
+    return images, None
+
+
+def apply(draws: Draw, images: chex.Array) -> chex.Array:
+    """Applies to each image [B, H, W, C] its n operations; `draws` has B rows."""
+    in_order = Draw(*(jnp.moveaxis(field, 1, 0) for field in draws))
+    # In a written-out loop XLA fuses an operation into the next, computing its pixels
+    # anew each time they are read: five times slower on CPU.
+    return jax.lax.scan(_apply_one, images, in_order)[0]
+
+
+def augment(
+    keys: chex.PRNGKey,
+    images: chex.Array,
+    *,
+    policy: str,
+    table: str,
+    num_ops: int,
+    magnitude: float,
+) -> chex.Array:
+    """Draws operations for each image with its own key, and applies them.
+
+    Args:
+      keys: [B] PRNG keys; an image's operations depend on its own key only.
+      images: uint8 [B, H, W, C], C = 1 or 3.
+      policy: one of `NAMES`; `none` returns the images.
+      table: one of `TABLES`, for `fast_autoaugment` and `dada`; not used by others.
+      num_ops: operations an image gets, for `randaugment`, `randaugment_color` and
+        `uniform_augment`; the published sub-policies have two.
+      magnitude: M in [0, 30] of `randaugment` and `randaugment_color`: the largest
+        share of an operation's range, in thirtieths.
+
+    Returns:
+      Images like `images`.
+
+    Raises:
+      ValueError: an unknown policy or table.
+    """
+    if policy == "none":
+        return images
+    draw_one = functools.partial(
+        draw, policy=policy, table=table, num_ops=num_ops, magnitude=magnitude
+    )
+    return apply(jax.vmap(draw_one)(keys), images)

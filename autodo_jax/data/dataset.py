@@ -1,0 +1,43 @@
+"""What a source of data returns.
+
+Images are uint8 [N, H, W, C]; labels int32 [N] in 0..C-1.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class DataError(ValueError):
+    """Data that is absent or cannot be used; the message says how to mend it."""
+
+
+class Dataset(NamedTuple):
+    """Images with labels; `ids` tells the points apart across formats and machines."""
+
+    images: np.ndarray  # uint8 [N, H, W, C]
+    labels: np.ndarray  # int32 [N]
+    ids: np.ndarray  # str [N]
+    class_names: tuple[str, ...]
+
+    def take(self, index: np.ndarray) -> "Dataset":
+        """Returns the points `index`, in its order."""
+        return self._replace(
+            images=self.images[index], labels=self.labels[index], ids=self.ids[index]
+        )
+
+    def join(self, other: "Dataset") -> "Dataset":
+        """Returns these points, then those of `other`, which has the same classes."""
+        return self._replace(
+            images=np.concatenate([self.images, other.images]),
+            labels=np.concatenate([self.labels, other.labels]),
+            ids=np.concatenate([self.ids, other.ids]),
+        )
+
+
+class Parts(NamedTuple):
+    """A source's own division; the split takes what is missing from `train`."""
+
+    train: Dataset
+    validation: Dataset | None = None
+    test: Dataset | None = None

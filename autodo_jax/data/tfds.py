@@ -1,0 +1,196 @@
+"""Data sets prepared by TensorFlow Datasets (TFDS), read without TensorFlow.
+
+Only what is on the disk is read; nothing here touches the network. `data.prepare`
+turns the original archives into what is read.
+"""
+
+import io
+import os
+import pathlib
+from collections.abc import Iterator
+from concurrent import futures
+from typing import Any
+
+import ml_collections
+import numpy as np
+from PIL import Image
+
+from autodo_jax.data import images, split
+from autodo_jax.data.dataset import DataError, Dataset, Parts
+
+# Our name of a source -> TFDS's.
+NAMES = {
+    "mnist": "mnist",
+    "svhn": "svhn_cropped",
+    "cifar10": "cifar10",
+    "cifar100": "cifar100",
+    "imagenet": "imagenet2012",
+}
+_CHUNK = 1024  # encoded images in memory at once, beside the decoded ones
+
+Record = dict[str, Any]  # of TFDS: label, image and what else the data set has
+
+
+def load(data: ml_collections.ConfigDict, seed: int) -> Parts:
+    """Returns the train and the test part of `data.source`, in their stored order.
+
+    ImageNet's published validation set is the test part, as in the paper. `ids` are
+    the data set's own, or else positions in the stored order.
+
+    Args:
+      data: config.data; `source` is a key of NAMES.
+      seed: of the choice of `max_train_points` and `max_test_points`.
+
+    Raises:
+      DataError: data that is absent, damaged, or in another format.
+    """
+    builder = open_builder(data.source, data.data_dir)
+    if not is_prepared(builder):
+        raise DataError(
+            f"{data.source} is not prepared in {directory(data.data_dir)}; get its "
+            f"archive from its home page and run {_command(data)}"
+        )
+    train = "train+extra" if data.source == "svhn" and data.extra else "train"
+    test = "validation" if data.source == "imagenet" else "test"
+    return Parts(
+        train=_read(builder, train, data, "max_train_points", seed),
+        test=_read(builder, test, data, "max_test_points", seed),
+    )
+
+
+def directory(data_dir: str) -> pathlib.Path:
+    """Returns the folder of prepared data sets; "": TFDS's default.
+
+    Raises:
+      DataError: it is a file.
+    """
+    default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    root = pathlib.Path(data_dir or default).expanduser().absolute()
+    if root.exists() and not root.is_dir():
+        raise DataError(f"{root} is a file; data_dir must be a folder")
+    return root
+
+
+def open_builder(name: str, data_dir: str) -> Any:
+    """Returns TFDS's builder of a key of NAMES, whether it is prepared or not.
+
+    Raises:
+      DataError: TFDS is not installed, or what is in `data_dir` is not TFDS's.
+    """
+    root = directory(data_dir)
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise DataError(
+            f"{name} is read by TensorFlow Datasets, which fails to start: {error}; "
+            "run pip install tensorflow-datasets importlib_resources"
+        ) from error
+    try:
+        return tensorflow_datasets.builder(NAMES[name], data_dir=root)
+    except Exception as error:  # of as many kinds as TFDS has file formats
+        folder = root / NAMES[name]
+        raise _unreadable(folder, error, f"remove {folder}, prepare it anew") from error
+
+
+def is_prepared(builder: Any) -> bool:
+    """True where the data set is on the disk, complete."""
+    # TFDS warns of each folder that it does not find.
+    return builder.data_path.exists() and builder.is_prepared()
+
+
+def _command(data: ml_collections.ConfigDict) -> str:
+    return (
+        f"python -m autodo_jax.data.prepare {data.source} --source=DIR "
+        f"--data_dir={directory(data.data_dir)}"
+    )
+
+
+def _unreadable(path: pathlib.Path, error: Exception, remedy: str) -> DataError:
+    reason = str(error).partition("\n")[0]
+    return DataError(f"{path} cannot be read: {reason}; {remedy}")
+
+
+def _read(
+    builder: Any, name: str, data: ml_collections.ConfigDict, limit: str, seed: int
+) -> Dataset:
+    """Reads a split, or a stratified part of data[limit] points chosen by `seed`."""
+    records = _open_split(builder, name, data)
+    try:
+        rows = np.arange(len(records))
+        if 0 < data[limit] < len(records):
+            chunks = _chunks(records, rows)
+            labels = np.array([record["label"] for chunk in chunks for record in chunk])
+            rows = _choose(labels, limit, data, seed)
+        pixels, labels, ids = _decode(records, rows, f"{data.source}_{name}", data)
+    except (RuntimeError, OSError) as error:  # of the records, of their images
+        remedy = f"run {_command(data)} --overwrite"
+        raise _unreadable(builder.data_path, error, remedy) from error
+    return Dataset(pixels, labels, ids, tuple(builder.info.features["label"].names))
+
+
+def _open_split(builder: Any, name: str, data: ml_collections.ConfigDict) -> Any:
+    """Returns the records of a split, a sequence; their images are still encoded."""
+    from tensorflow_datasets import decode
+
+    for part in name.split("+"):
+        if part not in builder.info.splits:
+            raise DataError(
+                f"{builder.data_path} has no {part} split; put the archive that holds "
+                f"it beside the others and run {_command(data)} --overwrite"
+            )
+    try:
+        return builder.as_data_source(name, decoders={"image": decode.SkipDecoding()})
+    except NotImplementedError as error:
+        raise DataError(
+            f"{builder.data_path} is stored as {builder.info.file_format.value}, which "
+            f"needs TensorFlow; run {_command(data)} --overwrite, or set another "
+            "data_dir"
+        ) from error
+
+
+def _choose(
+    labels: np.ndarray, limit: str, data: ml_collections.ConfigDict, seed: int
+) -> np.ndarray:
+    try:
+        return split.stratified(labels, data[limit], seed=seed)[1]
+    except DataError as error:
+        raise DataError(f"config.data.{limit} is {data[limit]}: {error}") from error
+
+
+def _chunks(records: Any, rows: np.ndarray) -> Iterator[list[Record]]:
+    for start in range(0, len(rows), _CHUNK):
+        yield records.__getitems__(rows[start : start + _CHUNK].tolist())
+
+
+def _decode(
+    records: Any, rows: np.ndarray, name: str, data: ml_collections.ConfigDict
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns images [N, H, W, C], labels [N] and ids [N] of the records `rows`."""
+
+    def decode(record: Record) -> np.ndarray:
+        return images.to_array(
+            Image.open(io.BytesIO(record["image"])),
+            channels=len(data.mean),
+            size=tuple(data.image_size),
+            resize=data.resize,
+        )
+
+    shape = decode(records[rows[0]]).shape
+    pixels = np.empty((len(rows), *shape), np.uint8)
+    labels = np.empty(len(rows), np.int32)
+    ids: list[str] = []
+    with futures.ThreadPoolExecutor() as pool:
+        # Threads pay for large images, as those to be resized are; not for small ones.
+        decode_all = pool.map if data.image_size else map
+        for chunk in _chunks(records, rows):
+            for record, image in zip(chunk, decode_all(decode, chunk), strict=True):
+                i = len(ids)
+                own_id = record.get("id", record.get("file_name"))
+                ids.append(own_id.decode() if own_id else f"{name}_{rows[i]:05d}")
+                if image.shape != shape:
+                    raise DataError(
+                        f"image {ids[i]} is of shape {image.shape}, {ids[0]} of {shape}"
+                        "; set --config.data.image_size='(HEIGHT, WIDTH)'"
+                    )
+                pixels[i], labels[i] = image, record["label"]
+    return pixels, labels, np.array(ids)

@@ -1,0 +1,97 @@
+"""Residual networks (He et al., 2016), with CELU (App. A).
+
+With ReLU they are torchvision's: also its padding, its initialization, and the stride
+of a bottleneck in the 3x3 convolution ("v1.5").
+"""
+
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax.numpy as jnp
+
+from autodo_jax.models.network import Activation, Network, conv, norm, widen
+
+# Depth: blocks of each group; those of depth 50 are bottlenecks.
+DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+STEMS = ("imagenet", "small")
+
+_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions, or a 3x3 between two 1x1, beside a shortcut."""
+
+    width: int
+    stride: int
+    bottleneck: bool
+    activation: Activation
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: chex.Array, *, train: bool) -> chex.Array:
+        def conv_norm(y, channels, size, stride):
+            layer = conv(channels, size, stride, dtype=self.dtype, kernel_init=_INIT)
+            return norm(self.dtype)(layer(y), use_running_average=not train)
+
+        if self.bottleneck:
+            channels = 4 * self.width
+            y = self.activation(conv_norm(x, self.width, 1, 1))
+            y = self.activation(conv_norm(y, self.width, 3, self.stride))
+            y = conv_norm(y, channels, 1, 1)
+        else:
+            channels = self.width
+            y = self.activation(conv_norm(x, channels, 3, self.stride))
+            y = conv_norm(y, channels, 3, 1)
+        if x.shape[-1] != channels or self.stride != 1:
+            x = conv_norm(x, channels, 1, self.stride)
+        return self.activation(x + y)
+
+
+class ResNet(Network):
+    """ResNet-depth: a stem, four groups of blocks, linear head.
+
+    Attributes:
+      num_classes: C.
+      depth: 18 (paper), 34 or 50.
+      stem: "imagenet", 7x7 of stride 2 and a 3x3 max pool of stride 2, which is not
+        C^1; or "small", 3x3 of stride 1, for images of 32 pixels.
+      activation: after each batch norm or sum; Eq. 4 needs a C^1 function.
+      dtype: of the encoder's computation; parameters and head are float32.
+    """
+
+    num_classes: int
+    depth: int = 18
+    stem: str = "imagenet"
+    activation: Activation = nn.celu
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        if self.depth not in DEPTHS:
+            raise ValueError(f"`depth` must be one of {[*DEPTHS]}, got {self.depth}.")
+        if self.stem not in STEMS:
+            raise ValueError(f"`stem` must be one of {STEMS}, got {self.stem!r}.")
+        size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
+        self.conv = conv(64, size, stride, dtype=self.dtype, kernel_init=_INIT)
+        self.norm = norm(self.dtype)
+        self.blocks = [
+            _Block(
+                64 * 2**group,
+                stride=2 if group > 0 and i == 0 else 1,
+                bottleneck=self.depth >= 50,
+                activation=self.activation,
+                dtype=self.dtype,
+            )
+            for group, num_blocks in enumerate(DEPTHS[self.depth])
+            for i in range(num_blocks)
+        ]
+        self.head = nn.Dense(self.num_classes)
+
+    def features(self, images: chex.Array, *, train: bool) -> chex.Array:
+        x = self.conv(images)
+        x = self.activation(self.norm(x, use_running_average=not train))
+        if self.stem == "imagenet":
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for block in self.blocks:
+            x = block(x, train=train)
+        return widen(x).mean(axis=(1, 2))

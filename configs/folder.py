@@ -1,0 +1,35 @@
+"""Your own images: train/<class>/*, and val/<class>/* and test/<class>/* if you have them.
+
+    python -m autodo_jax.main --config=configs/folder.py[:METHOD]
+        --config.data.data_dir=PATH
+
+PATH is a folder or an archive (.tar, .tar.xz, .tar.gz, .zip) of JPEG, PNG and WebP
+images of any size. val/ should be clean and as you expect the test images to be;
+without it, a fifth of train/ is the validation set. The train set is taken as it is.
+Images of 32 pixels want `--config.data.image_size='(32, 32)'
+--config.augment.crop_size=0 --config.model.stem=small`.
+"""
+
+from autodo_jax.config import apply_method, default_config
+
+
+def get_config(method: str = ""):
+    config = default_config()
+    config.name = "folder"
+    config.epochs = 100
+    config.batch_size = 64
+    config.data.source = "folder"
+    config.data.image_size = (144, 144)
+    config.data.mean = (0.485, 0.456, 0.406)
+    config.data.std = (0.229, 0.224, 0.225)
+    config.augment.policy_table = "imagenet"
+    config.augment.rand_num_ops = 2
+    config.augment.rand_magnitude = 9.0
+    config.augment.crop_size = 128
+    config.augment.flip = True
+    config.model.name = "resnet"
+    config.model.depth = 18
+    config.model.stem = "imagenet"
+    config.hyper.start_epoch = 25
+    apply_method(config, method)
+    return config

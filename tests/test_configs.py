@@ -1,0 +1,57 @@
+"""Every experiment file takes its steps, on a few random images of its own size."""
+
+import importlib
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from autodo_jax.data import sources
+from autodo_jax.data.dataset import Dataset, Parts
+from autodo_jax.train import loop, setup
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+# Sides of the images as a source gives them, where the file resizes none.
+SIZES = {"digits": 8, "mnist": 28}
+
+
+def tiny_source(data, seed):
+    """120 random images of ten classes, and 20 for the test."""
+    rng = np.random.default_rng(seed)
+    size = data.image_size or (SIZES.get(data.source, 32),) * 2
+
+    def dataset(num_points):
+        shape = (num_points, *size, len(data.mean))
+        return Dataset(
+            images=rng.integers(0, 256, shape, dtype=np.uint8),
+            labels=np.arange(num_points, dtype=np.int32) % 10,
+            ids=np.arange(num_points).astype(str),
+            class_names=tuple("abcdefghij"),
+        )
+
+    return Parts(dataset(120), None, dataset(20))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.py")))
+def test_a_config_takes_its_steps(name, monkeypatch):
+    config = importlib.import_module(f"configs.{name}").get_config("autodo")
+    monkeypatch.setitem(sources.SOURCES, config.data.source, tiny_source)
+    config.batch_size = 4
+    config.data.validation_size = 0.2
+    config.data.imbalance_ratio = min(config.data.imbalance_ratio, 2.0)
+    if config.model.name == "wide_resnet":
+        config.model.depth, config.model.width = 10, 1
+    ready, state = setup.prepare(config)
+    index = jnp.arange(4, dtype=jnp.int32)
+    state, values = ready.task_step(state, ready.train, index, ready.task_key)
+    assert np.isfinite(values["train_loss"])
+    before = {name: np.asarray(table) for name, table in state.tables.items()}
+    state, values = ready.hyper_step(
+        state, ready.train, ready.validation, index, index, ready.hyper_key
+    )
+    assert np.isfinite(values["outer_loss"]) and values["residual_norm"] <= 1.001
+    assert all((state.tables[name] != before[name]).any() for name in before)
+    evaluation = loop.evaluate(ready, state, ready.test)
+    assert len(evaluation.losses) == 20 and np.isfinite(evaluation.losses).all()
