@@ -18,7 +18,6 @@ from autodo_jax.data.sources import SOURCES
 from autodo_jax.models import resnet
 
 
-
 class Method(NamedTuple):
     """What tells a row of the paper's tables from the others."""
 
@@ -251,6 +250,7 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "augment.magnitude": _POSITIVE,
     "augment.gate_probability": _PROPER_SHARE,
     "augment.temperature": _POSITIVE,
+    "model.depth": _AT_LEAST_1,
     "model.width": _AT_LEAST_1,
     "task.learning_rate": _POSITIVE,
     "task.momentum": _DECAY,

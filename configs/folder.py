@@ -1,4 +1,4 @@
-"""Your own images: train/<class>/*, and val/<class>/* and test/<class>/* if you have them.
+"""Your own images: train/<class>/*, and if you have them val/<class>/*, test/<class>/*.
 
     python -m autodo_jax.main --config=configs/folder.py[:METHOD]
         --config.data.data_dir=PATH

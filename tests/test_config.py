@@ -7,7 +7,16 @@ import ml_collections
 import pytest
 
 from autodo_jax import config as config_lib
-from configs import cifar10, cifar100, digits, folder, imagenet, mnist, svhn
+from configs import (
+    cifar10,
+    cifar10_jpeg,
+    cifar100,
+    digits,
+    folder,
+    imagenet,
+    mnist,
+    svhn,
+)
 
 
 def test_defaults_are_the_papers():
@@ -31,7 +40,16 @@ def test_defaults_are_the_papers():
 
 CONFIGS = {
     module.__name__.removeprefix("configs."): module
-    for module in (cifar10, cifar100, digits, folder, imagenet, mnist, svhn)
+    for module in (
+        cifar10,
+        cifar10_jpeg,
+        cifar100,
+        digits,
+        folder,
+        imagenet,
+        mnist,
+        svhn,
+    )
 }
 
 
@@ -91,7 +109,6 @@ def test_every_number_is_bounded_and_finite(name):
         ("data.source", "cats"),
         ("model.name", "vgg"),
         ("model.dtype", "int8"),
-        ("model.depth", 27),
         ("model.widths", ()),
         ("hyper.augment", "all"),
         ("hyper.solver", "lu"),
@@ -114,3 +131,11 @@ def test_values_out_of_range_are_refused_by_name(name, value):
 def test_unknown_methods_are_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="unknown method 'x'; use one of baseline"):
         digits.get_config("x")
+
+
+@pytest.mark.parametrize(("name", "depth"), [("resnet", 28), ("wide_resnet", 27)])
+def test_depths_that_a_network_does_not_come_in_are_refused(name, depth):
+    config = cifar10.get_config()
+    config.model.name, config.model.depth = name, depth
+    with pytest.raises(ValueError, match=rf"config\.model\.depth is {depth}, expected"):
+        config_lib.validate(config)

@@ -101,7 +101,9 @@ class Problem:
             )
 
         def outer(theta):
-            return self.loss.outer_loss(unravel_theta(theta), self.rows, *self.outer_args)
+            return self.loss.outer_loss(
+                unravel_theta(theta), self.rows, *self.outer_args
+            )
 
         @jax.jit
         def pieces(theta, rows):
@@ -138,7 +140,7 @@ def test_theta_may_be_all_parameters(x64):
     problem = Problem(augment="per_point", soft_labels=True, theta="all")
     assert set(problem.theta) > {"head"} and not problem.others
     # Damped, for away from a minimum the whole network's Hessian is indefinite.
-    _, grads, info = problem.ours(solvers.dense(damping=0.5))
+    _, grads, _ = problem.ours(solvers.dense(damping=0.5))
     outer_grad, hessian, mixed = (np.asarray(part) for part in problem.dense_pieces())
     system = hessian + 0.5 * np.eye(len(hessian))
     expected = -mixed.T @ np.linalg.solve(system, outer_grad)
@@ -168,9 +170,10 @@ def softmax_regression(problem):
         train=False,
         method="features",
     )
+    head = problem.theta["head"]
     with_bias = np.concatenate([np.ones((POINTS, 1)), np.asarray(features)], 1)
     weights = np.concatenate(
-        [np.asarray(problem.theta["bias"])[None], np.asarray(problem.theta["kernel"])]
+        [np.asarray(head["bias"])[None], np.asarray(head["kernel"])]
     )
     return with_bias, scipy.special.softmax(with_bias @ weights, axis=1)
 
@@ -214,9 +217,9 @@ def test_weight_decay_is_part_of_the_inner_loss(x64):
     problem = Problem(weights=True)
     _, hessian, _ = problem.dense_pieces()
     # The softmax does not see a shift of all logits, so only the decay curves there.
-    shift = np.zeros_like(np.asarray(problem.theta["kernel"]))
+    shift = np.zeros_like(np.asarray(problem.theta["head"]["kernel"]))
     flat = jax.flatten_util.ravel_pytree(
-        {"bias": jnp.ones(NUM_CLASSES), "kernel": jnp.asarray(shift)}
+        {"head": {"bias": jnp.ones(NUM_CLASSES), "kernel": jnp.asarray(shift)}}
     )[0]
     np.testing.assert_allclose(flat @ hessian @ flat, WEIGHT_DECAY * NUM_CLASSES)
 

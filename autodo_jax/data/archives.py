@@ -18,8 +18,6 @@ from PIL import Image
 from autodo_jax.data.dataset import DataError
 
 Example = tuple[int | str, dict[str, Any]]  # (key, fields)
-
-
 T = TypeVar("T")
 
 
@@ -39,7 +37,7 @@ def reading(path: pathlib.Path) -> Iterator[None]:
     """Turns whatever a damaged file makes its reader raise into one line."""
     try:
         yield
-    except DataError:
+    except (DataError, MemoryError):
         raise
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
@@ -82,11 +80,8 @@ def mnist(source: pathlib.Path) -> Original:
         return find(source, f"{name}.gz", name)
 
     def split(prefix: str) -> Iterator[Example]:
-        images, labels = (
-            locate(f"{prefix}-images-idx3-ubyte"),
-            locate(f"{prefix}-labels-idx1-ubyte"),
-        )
-        return _mnist_examples(images, labels)
+        images = locate(f"{prefix}-images-idx3-ubyte")
+        return _mnist_examples(images, locate(f"{prefix}-labels-idx1-ubyte"))
 
     return Original({"train": split("train"), "test": split("t10k")}, {})
 
@@ -120,11 +115,8 @@ def _idx(path: pathlib.Path, num_axes: int) -> np.ndarray:
         data = path.read_bytes()
         if path.suffix == ".gz":
             data = gzip.decompress(data)
-        check(
-            data[:4] == bytes((0, 0, 8, num_axes)),
-            path,
-            f"it is no idx file with {num_axes} axes",
-        )
+        is_idx = data[:4] == bytes((0, 0, 8, num_axes))
+        check(is_idx, path, f"it is no idx file with {num_axes} axes")
         shape = np.frombuffer(data, ">u4", num_axes, offset=4)
         return np.frombuffer(data, np.uint8, offset=4 + 4 * num_axes).reshape(shape)
 

@@ -99,11 +99,8 @@ def cifar(name: str, source: pathlib.Path) -> Original:
         names, batches = (_parse_python if is_python else _parse_binary)(files, form)
         for label in form.labels:
             count = len(names[label.field])
-            check(
-                count == label.num_classes,
-                path,
-                f"it has {count} names of {label.field}",
-            )
+            matches = count == label.num_classes
+            check(matches, path, f"it has {count} names of {label.field}")
         for batch in itertools.chain(*batches.values()):
             _check_batch(batch, form, path)
     splits = {split: _examples(split, batches[split]) for split in batches}

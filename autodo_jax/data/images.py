@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import math
 import struct
 from collections.abc import Iterable
 from concurrent import futures
@@ -104,12 +105,13 @@ def decode_all(
 
     def decode(file: tuple[str, bytes]) -> np.ndarray:
         name, content = file
+        stream = io.BytesIO(content)
         try:
-            with Image.open(io.BytesIO(content)) as image:
+            with Image.open(stream) as image:
                 return to_array(image, channels=channels, size=size, resize=resize)
         # Decoders raise what they like on damaged files.
         except Exception as error:
-            reason = str(error).replace(repr(content), "its content")
+            reason = str(error).replace(repr(stream), "by its content")
             raise DataError(
                 f"the image {name} cannot be read: {reason}; replace or remove it"
             ) from error
@@ -123,10 +125,7 @@ def decode_all(
             chunk = list(itertools.islice(remaining, _CHUNK))
             for i, image in enumerate(map_all(decode, chunk), start):
                 if i == 0:
-                    first, pixels = (
-                        chunk[0][0],
-                        np.empty((num_files, *image.shape), np.uint8),
-                    )
+                    first, pixels = chunk[0][0], _reserve((num_files, *image.shape))
                 if image.shape != pixels.shape[1:]:
                     raise DataError(
                         f"the image {chunk[i - start][0]} has {_sides(image)} pixels, "
@@ -135,6 +134,17 @@ def decode_all(
                     )
                 pixels[i] = image
     return pixels
+
+
+def _reserve(shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        return np.empty(shape, np.uint8)
+    except MemoryError as error:
+        raise DataError(
+            f"{shape[0]} images of {shape[1]}x{shape[2]} pixels take "
+            f"{math.prod(shape) / 1e9:.1f} GB, more than this machine's memory; set "
+            "--config.data.max_train_points or a smaller image_size"
+        ) from error
 
 
 def _sides(image: np.ndarray) -> str:

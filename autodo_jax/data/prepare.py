@@ -101,10 +101,9 @@ def _is_prepared(name: str, data_dir: str) -> bool:
     builder = tfds.open_builder(name, data_dir)
     if not tfds.is_prepared(builder):
         return False
-    file_format = builder.info.file_format.value
-    if file_format != "array_record":
+    if builder.info.file_format.value == "tfrecord":
         raise DataError(
-            f"{builder.data_path} is stored as {file_format}, which needs TensorFlow; "
+            f"{builder.data_path} is stored as tfrecord, which needs TensorFlow; "
             "add --overwrite to replace it, or set another --data_dir"
         )
     print(f"{name} is prepared in {builder.data_path} already; --overwrite redoes it")

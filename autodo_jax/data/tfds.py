@@ -4,16 +4,13 @@ Only what is on the disk is read; nothing here touches the network. `data.prepar
 turns the original archives into what is read.
 """
 
-import io
 import os
 import pathlib
 from collections.abc import Iterator
-from concurrent import futures
 from typing import Any
 
 import ml_collections
 import numpy as np
-from PIL import Image
 
 from autodo_jax.data import images, split
 from autodo_jax.data.dataset import DataError, Dataset, Parts
@@ -26,9 +23,7 @@ NAMES = {
     "cifar100": "cifar100",
     "imagenet": "imagenet2012",
 }
-_CHUNK = 1024  # encoded images in memory at once, beside the decoded ones
-
-Record = dict[str, Any]  # of TFDS: label, image and what else the data set has
+_CHUNK = 1024  # records read at once
 
 
 def load(data: ml_collections.ConfigDict, seed: int) -> Parts:
@@ -114,18 +109,36 @@ def _read(
     builder: Any, name: str, data: ml_collections.ConfigDict, limit: str, seed: int
 ) -> Dataset:
     """Reads a split, or a stratified part of data[limit] points chosen by `seed`."""
-    records = _open_split(builder, name, data)
+    split_records = _open_split(builder, name, data)
+    rows = np.arange(len(split_records))
+    labels: list[int] = []
+    ids: list[str] = []
+
+    def files() -> Iterator[tuple[str, bytes]]:
+        """Names and contents of the images; notes their labels and ids."""
+        for record in _records(split_records, rows):
+            own_id = record.get("id", record.get("file_name"))
+            default = f"{data.source}_{name}_{rows[len(ids)]:05d}"
+            ids.append(own_id.decode() if own_id else default)
+            labels.append(record["label"])
+            yield f"{ids[-1]} in {builder.data_path}", record["image"]
+
     try:
-        rows = np.arange(len(records))
-        if 0 < data[limit] < len(records):
-            chunks = _chunks(records, rows)
-            labels = np.array([record["label"] for chunk in chunks for record in chunk])
-            rows = _choose(labels, limit, data, seed)
-        pixels, labels, ids = _decode(records, rows, f"{data.source}_{name}", data)
-    except (RuntimeError, OSError) as error:  # of the records, of their images
+        if 0 < data[limit] < len(rows):
+            all_labels = [record["label"] for record in _records(split_records, rows)]
+            rows = _choose(np.array(all_labels), limit, data, seed)
+        pixels = images.decode_all(
+            files(),
+            len(rows),
+            channels=len(data.mean),
+            size=tuple(data.image_size),
+            resize=data.resize,
+        )
+    except (RuntimeError, OSError) as error:  # of damaged records
         remedy = f"run {_command(data)} --overwrite"
         raise _unreadable(builder.data_path, error, remedy) from error
-    return Dataset(pixels, labels, ids, tuple(builder.info.features["label"].names))
+    class_names = tuple(builder.info.features["label"].names)
+    return Dataset(pixels, np.array(labels, np.int32), np.array(ids), class_names)
 
 
 def _open_split(builder: Any, name: str, data: ml_collections.ConfigDict) -> Any:
@@ -157,40 +170,6 @@ def _choose(
         raise DataError(f"config.data.{limit} is {data[limit]}: {error}") from error
 
 
-def _chunks(records: Any, rows: np.ndarray) -> Iterator[list[Record]]:
+def _records(records: Any, rows: np.ndarray) -> Iterator[dict[str, Any]]:
     for start in range(0, len(rows), _CHUNK):
-        yield records.__getitems__(rows[start : start + _CHUNK].tolist())
-
-
-def _decode(
-    records: Any, rows: np.ndarray, name: str, data: ml_collections.ConfigDict
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns images [N, H, W, C], labels [N] and ids [N] of the records `rows`."""
-
-    def decode(record: Record) -> np.ndarray:
-        return images.to_array(
-            Image.open(io.BytesIO(record["image"])),
-            channels=len(data.mean),
-            size=tuple(data.image_size),
-            resize=data.resize,
-        )
-
-    shape = decode(records[rows[0]]).shape
-    pixels = np.empty((len(rows), *shape), np.uint8)
-    labels = np.empty(len(rows), np.int32)
-    ids: list[str] = []
-    with futures.ThreadPoolExecutor() as pool:
-        # Threads pay for large images, as those to be resized are; not for small ones.
-        decode_all = pool.map if data.image_size else map
-        for chunk in _chunks(records, rows):
-            for record, image in zip(chunk, decode_all(decode, chunk), strict=True):
-                i = len(ids)
-                own_id = record.get("id", record.get("file_name"))
-                ids.append(own_id.decode() if own_id else f"{name}_{rows[i]:05d}")
-                if image.shape != shape:
-                    raise DataError(
-                        f"image {ids[i]} is of shape {image.shape}, {ids[0]} of {shape}"
-                        "; set --config.data.image_size='(HEIGHT, WIDTH)'"
-                    )
-                pixels[i], labels[i] = image, record["label"]
-    return pixels, labels, np.array(ids)
+        yield from records.__getitems__(rows[start : start + _CHUNK].tolist())

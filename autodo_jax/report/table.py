@@ -167,7 +167,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"cannot read {path}: {error}; remove the run, or repeat it with --overwrite"
+            f"cannot read {path}: {error}; repeat the run with --overwrite"
         ) from error
 
 

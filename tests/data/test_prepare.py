@@ -16,23 +16,6 @@ from tests.data import tiny
 from tests.data.test_tfds import data_config, load_parts, number
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-@pytest.fixture
-def source(tmp_path):
-    folder = tmp_path / "archives"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def data_dir(tmp_path):
-    return tmp_path / "prepared"
-
-
 def run(name, source, data_dir, *flags):
     """The exit status of the command line."""
     args = [name, f"--source={source}", f"--data_dir={data_dir}", *flags]

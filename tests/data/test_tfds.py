@@ -128,7 +128,22 @@ def test_only_the_chosen_images_are_decoded(cifar10, monkeypatch):
     monkeypatch.setattr(images, "to_array", to_array)
     data = data_config("cifar10", cifar10[0], max_train_points=20, max_test_points=10)
     tfds.load(data, seed=0)
-    assert len(decoded) == 20 + 10 + 2  # the first of each split tells the shape
+    assert len(decoded) == 30
+
+
+def test_too_little_memory_is_said(cifar10, monkeypatch):
+    empty = np.empty
+
+    def full(shape, *args, **options):
+        if np.ndim(shape) and len(shape) == 4:
+            raise MemoryError
+        return empty(shape, *args, **options)
+
+    monkeypatch.setattr(np, "empty", full)
+    assert refusal(data_config("cifar10", cifar10[0])) == (
+        "200 images of 32x32 pixels take 0.0 GB, more than this machine's memory; set "
+        "--config.data.max_train_points or a smaller image_size"
+    )
 
 
 def test_more_points_than_there_are_means_all(cifar10):
@@ -188,7 +203,7 @@ def test_images_of_several_sizes_need_a_size(monkeypatch, tmp_path):
     write_records(
         monkeypatch, "imagenet", tmp_path, train=points[0], validation=points[1]
     )
-    with pytest.raises(DataError, match=r"image n.*JPEG is of shape .*image_size='\("):
+    with pytest.raises(DataError, match=r"n01.*JPEG in .*pixels.*image_size='\("):
         tfds.load(data_config("imagenet", tmp_path), seed=0)
     parts = tfds.load(data_config("imagenet", tmp_path, image_size=(20, 20)), seed=0)
     assert parts.train.images.shape == (2, 20, 20, 3)
@@ -204,7 +219,9 @@ def test_damaged_image_is_named_by_its_folder(monkeypatch, tmp_path):
             train=imagenet_points(file),
             validation=imagenet_points(jpeg((8, 8))),
         )
-        with pytest.raises(DataError, match=r"imagenet2012/5\.1\.0 cannot be read: "):
+        with pytest.raises(
+            DataError, match=r"1440764_0.JPEG in .*012/5\.1\.0 cannot be read"
+        ):
             tfds.load(data_config("imagenet", tmp_path, image_size=(8, 8)), seed=0)
 
 
