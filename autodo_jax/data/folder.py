@@ -21,6 +21,7 @@ import numpy as np
 from autodo_jax.data import images, split
 from autodo_jax.data.dataset import DataError, Dataset, Parts
 
+PARTS = ("train", "val", "test")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 Members = dict[str, dict[str, list[str]]]  # part -> class -> paths of its images
@@ -48,11 +49,8 @@ def load(data: ml_collections.ConfigDict, seed: int) -> Parts:
         files = _open(root)
         members = _members(files.names(), root)
         class_names = _class_names(members, root)
-        limits = {"train": data.max_train_points, "test": data.max_test_points}
         parts = {
-            part: _read(
-                files, part, classes, class_names, limits.get(part, 0), data, seed
-            )
+            part: _read(files, part, classes, class_names, data, seed)
             for part, classes in members.items()
         }
     except (
@@ -154,7 +152,7 @@ def _members(names: Sequence[str], root: pathlib.Path) -> Members:
         path = posixpath.relpath(posixpath.normpath(name), top)
         part, *below = path.split("/")
         hidden = any(piece.startswith((".", "__MACOSX")) for piece in path.split("/"))
-        if hidden or not below or part not in ("train", "val", "test"):
+        if hidden or not below or part not in PARTS:
             continue
         is_image = path.lower().endswith(SUFFIXES) and not name.endswith("/")
         if is_image and len(below) == 1:
@@ -167,7 +165,7 @@ def _members(names: Sequence[str], root: pathlib.Path) -> Members:
             members[part][below[0]]  # Makes the class, which may stay empty.
     if "train" not in members:
         raise DataError(f"{root} has no train/<class>/ with images")
-    return members
+    return {part: members[part] for part in PARTS if part in members}
 
 
 def _top(names: Sequence[str]) -> str:
@@ -185,6 +183,7 @@ def _class_names(members: Members, root: pathlib.Path) -> tuple[str, ...]:
                     f"{root} has no images in {part}/{name}/ ({', '.join(SUFFIXES)}); "
                     "add some or remove the folder"
                 )
+    for part, classes in members.items():
         differing = sorted(classes.keys() ^ members["train"].keys())
         if differing:
             where = "train" if differing[0] in members["train"] else part
@@ -202,20 +201,20 @@ def _read(
     part: str,
     classes: dict[str, list[str]],
     class_names: tuple[str, ...],
-    limit: int,
     data: ml_collections.ConfigDict,
     seed: int,
 ) -> Dataset:
-    """Decodes a part, or a stratified choice of `limit` of its images."""
+    """Decodes a part, or the choice of its images that `data` limits it to."""
     label_of = {
         name: label
         for label, class_name in enumerate(class_names)
         for name in classes[class_name]
     }
     names = sorted(label_of)
-    if 0 < limit < len(names):
+    if part != "val":
         labels = np.array([label_of[name] for name in names])
-        names = [names[i] for i in split.stratified(labels, limit, seed=seed)[1]]
+        chosen = split.subset(labels, data, f"max_{part}_points", seed=seed)
+        names = [names[i] for i in chosen]
     order: list[str] = []
 
     def contents() -> Iterator[tuple[str, bytes]]:

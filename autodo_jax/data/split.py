@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import ml_collections
 import numpy as np
 from sklearn.model_selection import train_test_split
 
@@ -42,6 +43,28 @@ def stratified(
     except ValueError as error:
         raise DataError(f"the data cannot be split: {error}") from error
     return np.sort(kept), np.sort(taken)
+
+
+def subset(
+    labels: np.ndarray, data: ml_collections.ConfigDict, limit: str, *, seed: int
+) -> np.ndarray:
+    """Returns the indices of a stratified part of data[limit] points; 0 means all.
+
+    Args:
+      labels: [N].
+      data: config.data.
+      limit: "max_train_points" or "max_test_points".
+      seed: of the choice.
+
+    Raises:
+      DataError: fewer points than classes are asked for.
+    """
+    if not 0 < data[limit] < len(labels):
+        return np.arange(len(labels))
+    try:
+        return stratified(labels, data[limit], seed=seed)[1]
+    except DataError as error:
+        raise DataError(f"config.data.{limit} is {data[limit]}: {error}") from error
 
 
 def stratified_split(

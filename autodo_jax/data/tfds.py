@@ -126,7 +126,7 @@ def _read(
     try:
         if 0 < data[limit] < len(rows):
             all_labels = [record["label"] for record in _records(split_records, rows)]
-            rows = _choose(np.array(all_labels), limit, data, seed)
+            rows = split.subset(np.array(all_labels), data, limit, seed=seed)
         pixels = images.decode_all(
             files(),
             len(rows),
@@ -159,15 +159,6 @@ def _open_split(builder: Any, name: str, data: ml_collections.ConfigDict) -> Any
             f"needs TensorFlow; run {_command(data)} --overwrite, or set another "
             "data_dir"
         ) from error
-
-
-def _choose(
-    labels: np.ndarray, limit: str, data: ml_collections.ConfigDict, seed: int
-) -> np.ndarray:
-    try:
-        return split.stratified(labels, data[limit], seed=seed)[1]
-    except DataError as error:
-        raise DataError(f"config.data.{limit} is {data[limit]}: {error}") from error
 
 
 def _records(records: Any, rows: np.ndarray) -> Iterator[dict[str, Any]]:

@@ -18,8 +18,9 @@ from autodo_jax.train.state import Optimizers, TrainState
 
 Metrics = dict[str, chex.Array]
 
-# Power iterations behind the logged lambda_max.
-_EIGENVALUE_STEPS = 10
+# Power iterations behind lambda_max. Where theta is all parameters and lambda_max is
+# logged only, a product is dear and a rough value will do.
+_EIGENVALUE_STEPS, _ROUGH_EIGENVALUE_STEPS = 10, 2
 
 
 class DeviceData(NamedTuple):
@@ -38,9 +39,11 @@ class HeadSolve(NamedTuple):
 
 def create_solver(hyper: ml_collections.ConfigDict) -> solvers.Solver:
     """Returns the configured solver, which also reports a `HeadSolve`."""
+    is_rough = hyper.theta == "all" and not hyper.auto_step_size
+    num_steps = _ROUGH_EIGENVALUE_STEPS if is_rough else _EIGENVALUE_STEPS
 
     def solve(matvec, b):
-        lambda_max = solvers.largest_eigenvalue(matvec, b, num_steps=_EIGENVALUE_STEPS)
+        lambda_max = solvers.largest_eigenvalue(matvec, b, num_steps=num_steps)
         step_size = jnp.zeros(())
         if hyper.solver == "conjugate_gradient":
             x, _ = solvers.conjugate_gradient(hyper.num_terms)(matvec, b)
