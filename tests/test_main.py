@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit status, one line for what is wrong."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 
 from autodo_jax import main
+from tests.data import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = "--config=configs/digits.py"
@@ -48,6 +50,34 @@ def test_a_run_finishes_and_is_not_repeated(tmp_path, capsys):
     assert (tmp_path / "result.json").read_text() == result
     assert main.main([*other, "--overwrite"]) == 0
     assert (tmp_path / "result.json").read_text() != result
+
+
+def test_cifar10_runs_from_what_is_prepared_without_tensorflow(tmp_path):
+    tiny.prepare_tiny_cifar10(tmp_path, num_train=200, num_test=30)
+    flags = [
+        "--config=configs/cifar10.py",
+        f"--config.data.data_dir={tmp_path}",
+        "--config.model.name=small_cnn",
+        "--config.data.imbalance_ratio=2",
+        *TINY,
+        f"--workdir={tmp_path}/run",
+    ]
+    program = (
+        "import sys; from autodo_jax import main; status = main.main(sys.argv); "
+        "assert 'tensorflow' not in sys.modules; sys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    # Of 200 points 40 are for validation; classes 5 to 9 keep half of their 80.
+    sizes = [result[name] for name in ("num_train", "num_val", "num_test")]
+    assert sizes == [120, 40, 30]
 
 
 def test_help_is_no_error():

@@ -6,8 +6,8 @@ a look-up table, a blend with a degenerate image, a filled square. `apply` takes
 operation as a traced index and runs each stage once, which is neutral unless it is the
 operation's own: a batch with mixed operations costs four stages, not sixteen results.
 
-All is int32 and float32, with traced values and fixed shapes. Where Pillow computes in
-double precision, a comment says how the same pixels come about without it.
+All is int32 and float32, with traced values and fixed shapes; `exact` says how the same
+pixels come about where Pillow computes in double precision.
 """
 
 import functools
@@ -17,10 +17,9 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-_ONE = 1 << 16  # Pillow's affine maps are in fixed point with 16 fractional bits.
-_STEPS = 32  # Entries of the sine table per degree.
+from autodo_jax.augment import exact
+
 _GRID = 256  # Positions per pixel for the centre of Cutout.
 _CUTOUT_COLOUR = {3: (125, 123, 114), 1: (123,)}  # The second is the first's luma.
 
@@ -91,47 +90,13 @@ def _checked(image: chex.Array) -> chex.Array:
     return image
 
 
-def _product(factor: chex.Numeric, whole: chex.Numeric) -> tuple[chex.Array, ...]:
-    """Returns factor * whole in float32, correctly rounded, and the rounding's error.
-
-    `whole` has at most 12 significant bits. Both halves of the factor then have exact
-    products, so it does not matter whether XLA fuses them with the additions.
-    """
-    factor = jnp.asarray(factor, jnp.float32)
-    whole = jnp.asarray(whole, jnp.float32)
-    bits = jax.lax.bitcast_convert_type(factor, jnp.int32)
-    high = jax.lax.bitcast_convert_type(bits & ~0xFFF, jnp.float32)
-    upper, lower = high * whole, (factor - high) * whole
-    rounded = upper + lower
-    return rounded, lower - (rounded - upper)
-
-
-def _floor_product(factor: chex.Numeric, whole: int) -> chex.Array:
-    """Returns the floor of the exact product."""
-    product, error = _product(factor, whole)
-    floor = jnp.floor(product)
-    return (floor - ((product == floor) & (error < 0))).astype(jnp.int32)
-
-
-def _round_product(factor: chex.Numeric, whole: int) -> chex.Array:
-    """Returns the exact product rounded to the nearest integer, half up."""
-    return (_floor_product(factor, 2 * whole) + 1) >> 1
-
-
-def _floor_divide(numerator: chex.Array, divisor: chex.Array) -> chex.Array:
-    """Returns the floor of a quotient of integers >= 0; the numerator below 2**20.
-
-    Far faster than integer division. One half keeps the quotient away from whole
-    numbers by more than a division's error, on accelerators too.
-    """
-    return jnp.floor((numerator + 0.5) / divisor).astype(jnp.int32)
-
-
 # Affine maps (a, b, c, d, e, f) in fixed point: the output pixel (x, y) shows the input
 # pixel (a x + b y + c, d x + e y + f), less the fraction. Outside the image is black.
 
 
-def _map(a=_ONE, b=0, c=_ONE // 2, d=0, e=_ONE, f=_ONE // 2) -> chex.Array:
+def _map(
+    a=exact.ONE, b=0, c=exact.ONE // 2, d=0, e=exact.ONE, f=exact.ONE // 2
+) -> chex.Array:
     return jnp.stack([jnp.asarray(entry, jnp.int32) for entry in (a, b, c, d, e, f)])
 
 
@@ -152,8 +117,8 @@ _READ = _Stage(_read, {"Identity": lambda image, value: _map()})
 
 def _shear(slope: chex.Numeric) -> tuple[chex.Array, chex.Array]:
     slope = jnp.clip(slope, -32, 32)  # Larger ones overflow.
-    offset = _ONE // 2 + _round_product(slope, _ONE // 2)
-    return _round_product(slope, _ONE), offset
+    offset = exact.ONE // 2 + exact.round_product(slope, exact.ONE // 2)
+    return exact.round_product(slope, exact.ONE), offset
 
 
 @_operation(_READ, "ShearX", (-0.3, 0.3), is_signed=True)
@@ -171,7 +136,9 @@ def shear_y(image: chex.Array, slope: chex.Numeric) -> chex.Array:
 
 
 def _shift(share: chex.Numeric, side: int) -> chex.Array:
-    return _ONE // 2 + _ONE * _round_product(jnp.clip(share, -1, 1), side)
+    return exact.ONE // 2 + exact.ONE * exact.round_product(
+        jnp.clip(share, -1, 1), side
+    )
 
 
 @_operation(_READ, "TranslateX", (-0.45, 0.45), is_signed=True)
@@ -186,14 +153,6 @@ def translate_y(image: chex.Array, share: chex.Numeric) -> chex.Array:
     return _map(f=_shift(share, image.shape[0]))
 
 
-@functools.cache
-def _sine_table() -> tuple[np.ndarray, np.ndarray]:
-    """Returns 2**16 sin at every 1/32 degree: the floors int32, the rests float32."""
-    degrees = np.arange(360 * _STEPS) / _STEPS
-    sine = np.round(np.sin(np.deg2rad(degrees)), 15) * _ONE
-    return np.floor(sine).astype(np.int32), (sine % 1).astype(np.float32)
-
-
 @_operation(_READ, "Rotate", (-30.0, 30.0), is_signed=True)
 def rotate(image: chex.Array, degrees: chex.Numeric) -> chex.Array:
     """Turns counter-clockwise about the centre; degrees in [-360, 360]."""
@@ -201,11 +160,11 @@ def rotate(image: chex.Array, degrees: chex.Numeric) -> chex.Array:
     # whole multiples of 2**-16 are kept apart from the rest, which is a Taylor series
     # around the table's nearest angle. Its error is near 1e-6 of these units.
     degrees = jnp.asarray(degrees, jnp.float32)
-    nearest = jnp.round(degrees * _STEPS)
-    small = jnp.deg2rad(degrees - nearest / _STEPS)
-    floors, rests = map(jnp.asarray, _sine_table())
+    nearest = jnp.round(degrees * exact.SINE_STEPS)
+    small = jnp.deg2rad(degrees - nearest / exact.SINE_STEPS)
+    floors, rests = map(jnp.asarray, exact.sine_table())
     at = nearest.astype(jnp.int32) % len(floors)
-    at_cos = (at + 90 * _STEPS) % len(floors)
+    at_cos = (at + 90 * exact.SINE_STEPS) % len(floors)
     whole_sin, whole_cos = floors[at], floors[at_cos]
     sin, cos = whole_sin + rests[at], whole_cos + rests[at_cos]
     rest_sin = rests[at] + small * (cos - small / 2 * sin)
@@ -213,7 +172,7 @@ def rotate(image: chex.Array, degrees: chex.Numeric) -> chex.Array:
 
     def half(constant: int, cosines: int, sines: int) -> chex.Array:
         """(constant + cosines * cos + sines * sin) / 2, rounded half up."""
-        whole = constant * _ONE + cosines * whole_cos + sines * whole_sin
+        whole = constant * exact.ONE + cosines * whole_cos + sines * whole_sin
         rest = jnp.floor(cosines * rest_cos + sines * rest_sin)
         return (whole + rest.astype(jnp.int32) + 1) >> 1
 
@@ -255,26 +214,6 @@ _LOOK_UP = _Stage(
 )
 
 
-@functools.cache
-def _stretch_exceptions() -> tuple[np.ndarray, np.ndarray]:
-    """Where double precision makes Pillow's AutoContrast one level darker than exact.
-
-    Returns uint8 [256, 256], the kind of each pair of extremes, and bool [kinds, 256],
-    the exact results that become one less where they are whole numbers.
-    """
-    darker = np.zeros((256, 256, 256), bool)  # lowest, highest, exact result
-    for low in range(256):
-        high, level = np.mgrid[low + 1 : 256, low:256]
-        scale = 255.0 / (high - low)
-        exact = 255 * (level - low) // (high - low)
-        at = np.nonzero((level <= high) & (level * scale - low * scale < exact))
-        darker[low, high[at], exact[at]] = True
-    packed = np.packbits(darker.reshape(-1, 256), axis=1)
-    kinds, kind = np.unique(packed, axis=0, return_inverse=True)
-    darker_kinds = np.unpackbits(kinds, axis=1).astype(bool)
-    return kind.reshape(256, 256).astype(np.uint8), darker_kinds
-
-
 @_operation(_LOOK_UP, "AutoContrast")
 def auto_contrast(image: chex.Array) -> chex.Array:
     """Stretches the range of each channel to 0 .. 255."""
@@ -282,10 +221,10 @@ def auto_contrast(image: chex.Array) -> chex.Array:
     low = image.min((0, 1), keepdims=True).astype(jnp.int32)
     high = image.max((0, 1), keepdims=True).astype(jnp.int32)
     scaled, span = 255 * jnp.maximum(levels - low, 0), jnp.maximum(high - low, 1)
-    exact = jnp.minimum(_floor_divide(scaled, span), 255)
-    kind, darker = map(jnp.asarray, _stretch_exceptions())
-    is_darker = (exact * span == scaled) & darker[kind[low, high], exact]
-    return jnp.where(high > low, exact - is_darker, levels).astype(jnp.uint8)
+    stretched = jnp.minimum(exact.floor_divide(scaled, span), 255)
+    kind, darker = map(jnp.asarray, exact.stretch_exceptions())
+    is_darker = (stretched * span == scaled) & darker[kind[low, high], stretched]
+    return jnp.where(high > low, stretched - is_darker, levels).astype(jnp.uint8)
 
 
 @_operation(_LOOK_UP, "Invert")
@@ -304,7 +243,7 @@ def equalize(image: chex.Array) -> chex.Array:
     below = jnp.cumsum(counts, axis=0, dtype=jnp.int32) - counts
     is_lighter = image < image.max((0, 1), keepdims=True)
     step = is_lighter.sum((0, 1), keepdims=True, dtype=jnp.int32) // 255
-    even = jnp.minimum(_floor_divide(step // 2 + below, jnp.maximum(step, 1)), 255)
+    even = jnp.minimum(exact.floor_divide(step // 2 + below, jnp.maximum(step, 1)), 255)
     return jnp.where(step > 0, even, levels).astype(jnp.uint8)
 
 
@@ -328,7 +267,7 @@ def posterize(image: chex.Array, bits: chex.Numeric) -> chex.Array:
 def _blend(image: chex.Array, blend: tuple[chex.Array, chex.Numeric]) -> chex.Array:
     degenerate, factor = blend
     start = degenerate.astype(jnp.int32)
-    step, _ = _product(factor, image.astype(jnp.int32) - start)
+    step, _ = exact.product(factor, image.astype(jnp.int32) - start)
     return jnp.clip(start + step, 0, 255).astype(jnp.uint8)
 
 
@@ -393,11 +332,12 @@ def cutout(image: chex.Array, share: chex.Numeric, place: chex.Array) -> chex.Ar
     image = _checked(image)
     height, width, channels = image.shape
     share = jnp.clip(share, 0, 1)
-    side = _floor_product(share, width)
-    half_side = -_floor_product(-share, width * _GRID // 2)  # On the grid, rounded up.
+    side = exact.floor_product(share, width)
+    # On the grid, rounded up.
+    half_side = -exact.floor_product(-share, width * _GRID // 2)
 
     def inside(length: int, offset: chex.Array) -> chex.Array:
-        centre = length * _GRID - _floor_product(offset, (length - 1) * _GRID)
+        centre = length * _GRID - exact.floor_product(offset, (length - 1) * _GRID)
         start = jnp.maximum(centre - half_side, 0) // _GRID
         position = jnp.arange(length, dtype=jnp.int32)
         return (position >= start) & (position <= start + side)
