@@ -14,6 +14,7 @@ Implicit Differentiation" (Gudovskiy et al., CVPR 2021).
     Sec. 4.1, gates and magnitudes           augment/gates.py
     Eq. 8, affine operations of g_A          augment/affine.py, augment/learned.py
     Sec. 4.2, loss to soft labels            losses.py
+    Sec. 5, policies it is compared with     augment/policies.py, augment/pil_ops.py
     L_t and L_v                              objective.py
     Algorithm 1                              train/loop.py, train/steps.py
     Sec. 5.1, split and distortions          data/split.py, data/distort.py
