@@ -14,7 +14,7 @@ from autodo_jax.data.dataset import DataError
 
 RESIZES = ("crop", "stretch")
 _MODES = {1: "L", 3: "RGB"}
-_CHUNK = 1024  # encoded images in memory at once, beside the decoded ones
+_CHUNK = 256  # encoded images in memory at once, beside the decoded ones
 
 
 def to_array(

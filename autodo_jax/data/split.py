@@ -5,6 +5,7 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 from sklearn.model_selection import train_test_split
+from sklearn.utils import resample
 
 from autodo_jax.data.dataset import DataError, Dataset, Parts
 
@@ -57,14 +58,25 @@ def subset(
       seed: of the choice.
 
     Raises:
-      DataError: fewer points than classes are asked for.
+      DataError: so few points are asked for that a class would have none.
     """
     if not 0 < data[limit] < len(labels):
         return np.arange(len(labels))
-    try:
-        return stratified(labels, data[limit], seed=seed)[1]
-    except DataError as error:
-        raise DataError(f"config.data.{limit} is {data[limit]}: {error}") from error
+    # Unlike train_test_split it does not ask that the rest has points of each class.
+    chosen = resample(
+        np.arange(len(labels)),
+        replace=False,
+        n_samples=data[limit],
+        stratify=labels,
+        random_state=seed,
+    )
+    missing = len(np.unique(labels)) - len(np.unique(labels[chosen]))
+    if missing:
+        raise DataError(
+            f"config.data.{limit} is {data[limit]}: that leaves {missing} of the "
+            "classes without a point; ask for more, or 0 for all"
+        )
+    return np.sort(chosen)
 
 
 def stratified_split(

@@ -120,6 +120,7 @@ def pack_zip(root, path):
 
 PACK = {
     "x.tar": lambda root, path: pack_tar(root, path, "w"),
+    "x.tar.bz2": lambda root, path: pack_tar(root, path, "w:bz2"),
     "x.tar.gz": lambda root, path: pack_tar(root, path, "w:gz"),
     "x.tar.xz": lambda root, path: pack_tar(root, path, "w:xz"),
     "x.zip": pack_zip,
@@ -141,6 +142,72 @@ def test_archives_hold_what_the_folder_holds(root, tmp_path, name):
                 assert ids == plain.ids.tolist()
 
 
+@pytest.mark.parametrize("pack", [None, "x.tar", "x.zip"])
+def test_files_beside_the_common_folder_are_left_alone(root, tmp_path, pack):
+    (tmp_path / "all").mkdir()
+    root.rename(tmp_path / "all/photos")
+    (tmp_path / "all/README.txt").write_text("no image")
+    save(tmp_path / "all/drafts/1.png")
+    if pack == "x.tar":
+        pack_tar(tmp_path / "all", tmp_path / pack, "w")
+    elif pack == "x.zip":
+        shutil.make_archive(str(tmp_path / "x"), "zip", tmp_path / "all")
+    parts = load(tmp_path / (pack or "all"))
+    assert [len(parts.train.labels), len(parts.test.labels)] == [8, 4]
+    assert parts.train.ids[0] == "photos/train/cat/0.png"
+
+
+def test_two_common_folders_are_refused(root, tmp_path):
+    shutil.copytree(root, tmp_path / "y")
+    with pytest.raises(DataError, match="train/ in each of x/, y/; pass one"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["hard", "symbolic"])
+def test_links_in_a_tar_are_images(root, tmp_path, kind):
+    link, target = root / "train/cat/4.png", root / "train/cat/3.png"
+    shutil.copy(target, link)
+    expected = load(root).train
+    link.unlink()
+    if kind == "hard":
+        link.hardlink_to(target)
+    else:
+        link.symlink_to(target.name)
+    pack_tar(root, tmp_path / "x.tar.xz", "w:xz")
+    train = load(tmp_path / "x.tar.xz").train
+    assert train.ids.tolist() == expected.ids.tolist()
+    np.testing.assert_array_equal(train.images, expected.images)
+
+
+def test_of_a_path_that_a_tar_has_twice_the_last_counts(root, tmp_path):
+    pack_tar(root, tmp_path / "x.tar", "w")
+    save(root / "train/cat/0.png", seed=99)
+    with tarfile.open(tmp_path / "x.tar", "a") as archive:
+        archive.add(root / "train/cat/0.png", arcname="train/cat/0.png")
+    np.testing.assert_array_equal(
+        load(tmp_path / "x.tar").train.images, load(root).train.images
+    )
+
+
+def test_a_tar_that_ends_with_a_zip_is_a_tar(root, tmp_path):
+    with zipfile.ZipFile(root / "z.zip", "w") as archive:
+        archive.writestr("notes.txt", "no image")
+    with tarfile.open(tmp_path / "x.tar", "w") as packed:
+        for name in ("train", "test", "z.zip"):
+            packed.add(root / name, arcname=name)
+    assert len(load(tmp_path / "x.tar").train.labels) == 8
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(root, tmp_path):
+    expected = load(root).train
+    (root / "train/cat").rename(tmp_path / "cats")
+    (root / "train/cat").symlink_to(tmp_path / "cats", target_is_directory=True)
+    (root / "train/dog/up").symlink_to("..", target_is_directory=True)
+    train = load(root).train
+    assert train.ids.tolist() == expected.ids.tolist()
+    np.testing.assert_array_equal(train.images, expected.images)
+
+
 def test_a_part_is_stratified_of_the_seed_and_leaves_the_rest_unread(root):
     for i in range(4, 40):
         save(root / f"train/cat/{i}.png", seed=i)
@@ -154,6 +221,19 @@ def test_a_part_is_stratified_of_the_seed_and_leaves_the_rest_unread(root):
     np.testing.assert_array_equal(
         load(root, max_train_points=22).train.images, train.images
     )
+
+
+@pytest.mark.parametrize("limit", [2, 7, 8, 9])
+def test_any_number_that_leaves_each_class_a_point_is_taken(root, limit):
+    train = load(root, max_train_points=limit).train
+    assert len(train.labels) == min(limit, 8) and set(train.labels) == {0, 1}
+
+
+def test_a_number_that_leaves_a_class_without_a_point_is_refused(root):
+    for i in range(4, 40):
+        save(root / f"train/cat/{i}.png", seed=i)
+    with pytest.raises(DataError, match=r"max_train_points is 4: that leaves 1 of the"):
+        load(root, max_train_points=4)
 
 
 def broken(path, content):
@@ -222,6 +302,69 @@ def test_damaged_archives_are_refused(root, tmp_path, name):
     (tmp_path / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match=f"{name} "):
         load(tmp_path / name)
+
+
+def headers(path):
+    with tarfile.open(path) as archive:
+        return [member.offset for member in archive if member.isfile()]
+
+
+@pytest.mark.parametrize("damage", ["cut at a header", "flipped bit in a header"])
+def test_a_tar_that_tarfile_would_read_in_part_is_refused(root, tmp_path, damage):
+    path = tmp_path / "x.tar"
+    pack_tar(root, path, "w")
+    content, start = bytearray(path.read_bytes()), headers(path)[-3]
+    content[start + 10] ^= 1
+    path.write_bytes(content[:start] if damage.startswith("cut") else content)
+    with pytest.raises(DataError, match=r"x\.tar cannot be read: .*get it again"):
+        load(path)
+
+
+@pytest.mark.parametrize("where", [0.5, -30])
+def test_a_flipped_bit_in_compressed_data_is_refused(root, tmp_path, where):
+    path = tmp_path / "x.tar.xz"
+    pack_tar(root, path, "w:xz")
+    content = bytearray(path.read_bytes())
+    content[where if where < 0 else int(where * len(content))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.tar\.xz "):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "message"), [(8, 1, "encrypted"), (10, 99, "compression")]
+)
+def test_a_zip_that_cannot_be_unpacked_is_refused(
+    root, tmp_path, offset, value, message
+):
+    """The fields are those of each file's header, at its place and in the directory."""
+    path = tmp_path / "x.zip"
+    pack_zip(root, path)
+    content = path.read_bytes()
+    for mark, position in ((b"PK\1\2", offset), (b"PK\3\4", offset - 2)):
+        first, *others = content.split(mark)
+        at = position - 4
+        others = [x[:at] + bytes([value]) + x[at + 1 :] for x in others]
+        content = mark.join([first, *others])
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"x\.zip cannot be read: .*{message}"):
+        load(path)
+
+
+def test_a_name_that_cannot_be_written_down_is_refused(root):
+    name = os.fsencode(root / "train/cat") + b"/\xff.png"
+    os.rename(os.fsencode(root / "train/cat/0.png"), name)
+    with pytest.raises(DataError, match=r"not UTF-8, 'train/cat/.udcff\.png'; rename"):
+        load(root)
+
+
+def test_a_file_that_may_not_be_read_is_refused(root, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(pathlib.Path, "read_bytes", refuse)
+    with pytest.raises(DataError, match=r"Permission denied: '.*/train/cat/0\.png'; "):
+        load(root)
 
 
 def test_other_files_and_no_path_at_all_are_refused(tmp_path):
