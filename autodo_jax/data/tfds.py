@@ -39,12 +39,16 @@ def load(data: ml_collections.ConfigDict, seed: int) -> Parts:
     Raises:
       DataError: data that is absent, damaged, or in another format.
     """
+    root = directory(data.data_dir)
+    absent = DataError(
+        f"{data.source} is not prepared in {root}; get its archive from its home page "
+        f"and run {_command(data)}"
+    )
+    if not (root / NAMES[data.source]).exists():  # Said before TFDS takes its time.
+        raise absent
     builder = open_builder(data.source, data.data_dir)
     if not is_prepared(builder):
-        raise DataError(
-            f"{data.source} is not prepared in {directory(data.data_dir)}; get its "
-            f"archive from its home page and run {_command(data)}"
-        )
+        raise absent
     train = "train+extra" if data.source == "svhn" and data.extra else "train"
     test = "validation" if data.source == "imagenet" else "test"
     return Parts(
