@@ -52,6 +52,8 @@ def default_config() -> ml_collections.ConfigDict:
     config.eval_batch_size = (
         512  # points a step without gradients; no effect on results
     )
+    # Devices that share each batch; 0: all, or as many as divide batch_size.
+    config.num_devices = 0
     config.debug_nans = False  # stop at the operation that makes a NaN; slow
 
     config.data = _data()
@@ -69,6 +71,9 @@ def _data() -> ml_collections.ConfigDict:
     data.extra = False  # svhn: its extra set joins the train set
     data.image_size = ()  # (height, width) images are resized to; (): as they are
     data.resize = "crop"  # crop: keeps the aspect, cuts to the centre; or stretch
+    # Large sets: decode each image when its batch needs it, instead of all beforehand.
+    data.stream = False
+    data.num_workers = 0  # processes that decode streamed images; 0: threads of this one
     data.max_train_points = 0  # a stratified part of the train images; 0: all
     data.max_test_points = 0  # a stratified part of the test images; 0: all
     # Sizes are shares of the points below 1, else numbers of points.
@@ -234,8 +239,10 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "epochs": _AT_LEAST_1,
     "batch_size": _AT_LEAST_1,
     "eval_batch_size": _AT_LEAST_1,
+    "num_devices": _AT_LEAST_0,
     "data.test_size": _SIZE,
     "data.validation_size": _SIZE,
+    "data.num_workers": _AT_LEAST_0,
     "data.max_train_points": _AT_LEAST_0,
     "data.max_test_points": _AT_LEAST_0,
     "data.imbalance_ratio": _AT_LEAST_1,
