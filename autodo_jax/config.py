@@ -41,6 +41,26 @@ METHODS = {
 }
 
 
+# Fields that a resumed run may have other values of: they do not change what is
+# computed but for the order of sums, or, as `epochs`, only what comes later.
+MAY_CHANGE = frozenset(
+    f"config.{name}"
+    for name in (
+        "epochs",
+        "eval_batch_size",
+        "num_devices",
+        "checkpoint_every",
+        "checkpoint_minutes",
+        "checkpoint_keep",
+        "watchdog_minutes",
+        "debug_nans",
+        "data.data_dir",
+        "data.stream",
+        "data.num_workers",
+    )
+)
+
+
 def default_config() -> ml_collections.ConfigDict:
     """Returns all fields with the paper's values where it gives one."""
     config = ml_collections.ConfigDict()
@@ -54,6 +74,11 @@ def default_config() -> ml_collections.ConfigDict:
     )
     # Devices that share each batch; 0: all, or as many as divide batch_size.
     config.num_devices = 0
+    # A run is saved after so many epochs, and after so many minutes; 0: never so.
+    config.checkpoint_every = 0
+    config.checkpoint_minutes = 5.0
+    config.checkpoint_keep = 2  # checkpoints that stay, and the best by validation
+    config.watchdog_minutes = 5.0  # without a step, until a line says so; 0: never
     config.debug_nans = False  # stop at the operation that makes a NaN; slow
 
     config.data = _data()
@@ -73,7 +98,9 @@ def _data() -> ml_collections.ConfigDict:
     data.resize = "crop"  # crop: keeps the aspect, cuts to the centre; or stretch
     # Large sets: decode each image when its batch needs it, instead of all beforehand.
     data.stream = False
-    data.num_workers = 0  # processes that decode streamed images; 0: threads of this one
+    data.num_workers = (
+        0  # processes that decode streamed images; 0: threads of this one
+    )
     data.max_train_points = 0  # a stratified part of the train images; 0: all
     data.max_test_points = 0  # a stratified part of the test images; 0: all
     # Sizes are shares of the points below 1, else numbers of points.
@@ -240,6 +267,10 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "batch_size": _AT_LEAST_1,
     "eval_batch_size": _AT_LEAST_1,
     "num_devices": _AT_LEAST_0,
+    "checkpoint_every": _AT_LEAST_0,
+    "checkpoint_minutes": _AT_LEAST_0,
+    "checkpoint_keep": _AT_LEAST_1,
+    "watchdog_minutes": _AT_LEAST_0,
     "data.test_size": _SIZE,
     "data.validation_size": _SIZE,
     "data.num_workers": _AT_LEAST_0,

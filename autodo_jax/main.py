@@ -2,12 +2,16 @@
 
 python -m autodo_jax.main --config=configs/digits.py[:METHOD] [--workdir=DIR]
     [--config.field=value ...] [--overwrite] [--verbosity=1]
+    [--distributed | --coordinator=HOST:PORT --num_processes=P --process_id=I]
+
+A run that was interrupted goes on where it was when the same command is given again.
 """
 
 import itertools
 import json
 import pathlib
 import runpy
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,6 +22,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from autodo_jax import config as config_lib
+from autodo_jax import processes
 from autodo_jax.data.dataset import DataError
 from autodo_jax.train import loop
 
@@ -31,6 +36,7 @@ class Command(NamedTuple):
     config: ml_collections.ConfigDict  # validated
     workdir: pathlib.Path
     overwrite: bool
+    cluster: processes.Cluster
 
 
 class UsageError(Exception):
@@ -45,28 +51,51 @@ def main(argv: Sequence[str]) -> int:
         print(f"{__doc__}\n{define_flags(argv).get_help()}")
         return 0
     try:
-        config, workdir, overwrite = parse(argv)
-        if prepare_workdir(workdir, config, overwrite=overwrite):
+        command = parse(argv)
+        if is_finished(command.workdir, command.config, overwrite=command.overwrite):
+            print(f"{command.workdir} is finished; pass --overwrite to train anew")
             return 0
-    except UsageError as error:
-        return _fail(error, _USAGE, with_traceback)
+        _start_processes(command.cluster)
+        return _run(command)
+    except processes.Interrupted as error:
+        return _fail(error, 128 + error.signum)
+    except (UsageError, DataError) as error:
+        status = _fail(error, _USAGE, with_traceback)
+    except (loop.RunError, FloatingPointError, OSError) as error:
+        status = _fail(error, _FAILED, with_traceback)
+    except Exception as error:
+        if not processes.is_lost_peer(error):
+            raise
+        lost = RuntimeError(
+            f"process {jax.process_index()} lost another process of the run; the same "
+            "command goes on from the last checkpoint, with as many processes or others"
+        )
+        status = _fail(lost, _FAILED)
+    if jax.process_count() > 1:
+        processes.leave(status)
+    return status
+
+
+def _run(command: Command) -> int:
+    config, workdir = command.config, command.workdir
+    if processes.is_first():
+        prepare_workdir(workdir, config, overwrite=command.overwrite)
+    processes.wait_for_all("the workdir is prepared")
     jax.config.update("jax_debug_nans", config.debug_nans)
     devices = jax.devices()
-    print(
-        f"{config.method} on {config.data.source}, {len(devices)} x "
-        f"{devices[0].device_kind}, workdir {workdir}",
-        flush=True,
-    )
-    try:
-        result = loop.run(config, workdir, show_bar=sys.stderr.isatty())
-    except DataError as error:
-        return _fail(error, _USAGE, with_traceback)
-    except (loop.RunError, FloatingPointError, OSError) as error:
-        return _fail(error, _FAILED, with_traceback)
-    print(
-        f"test error {result['test_error']:.2f} %, validation error "
-        f"{result['val_error']:.2f} %, {result['seconds']:.1f} s; results in {workdir}"
-    )
+    if processes.is_first():
+        print(
+            f"{config.method} on {config.data.source}, {len(devices)} x "
+            f"{devices[0].device_kind}, workdir {workdir}",
+            flush=True,
+        )
+    result = loop.run(config, workdir, show_bar=sys.stderr.isatty())
+    if processes.is_first():
+        print(
+            f"test error {result['test_error']:.2f} %, validation error "
+            f"{result['val_error']:.2f} %, {result['seconds']:.1f} s; results in "
+            f"{workdir}"
+        )
     return 0
 
 
@@ -87,6 +116,21 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_bool("overwrite", False, "Replace a finished run.", flag_values=values)
     flags.DEFINE_integer(
         "verbosity", 0, "1: errors with their traceback.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "Join the processes that SLURM, Open MPI, Kubernetes or a TPU pod started.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "coordinator", None, "HOST:PORT of process 0.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "num_processes", None, "Processes of the run.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "process_id", None, "Number of this process, from 0.", flag_values=values
     )
     return values
 
@@ -113,7 +157,13 @@ def parse(argv: Sequence[str]) -> Command:
     except ValueError as error:
         raise UsageError(str(error)) from error
     workdir = pathlib.Path(values.workdir or default_workdir(config))
-    return Command(config, workdir, values.overwrite)
+    cluster = processes.Cluster(
+        values.distributed,
+        values.coordinator,
+        values.num_processes,
+        values.process_id,
+    )
+    return Command(config, workdir, values.overwrite, cluster)
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> str:
@@ -122,33 +172,57 @@ def default_workdir(config: ml_collections.ConfigDict) -> str:
     return f"runs/{config.name}/{config.method}{frozen}-seed{config.seed}"
 
 
-def prepare_workdir(
+def is_finished(
     workdir: pathlib.Path, config: ml_collections.ConfigDict, *, overwrite: bool
 ) -> bool:
-    """Makes the folder; returns True where it holds this very run, finished.
+    """Returns True where the folder holds this very run, finished.
 
     Raises:
-      UsageError: a finished run with another configuration; a folder that cannot be
-        written.
+      UsageError: a run with another configuration, finished or to be resumed.
     """
-    if (workdir / "result.json").exists() and not overwrite:
-        differing = _differing_fields(workdir / "config.json", config)
-        if differing:
-            raise UsageError(
-                f"{workdir} holds a finished run with another {', '.join(differing)}; "
-                "pass another --workdir, or --overwrite to replace it"
-            )
-        print(f"{workdir} is finished; pass --overwrite to train anew")
-        return True
+    if overwrite:
+        return False
+    finished = (workdir / "result.json").exists()
+    if not finished and not (workdir / "checkpoints").exists():
+        return False
+    differing = _differing_fields(workdir / "config.json", config)
+    if not finished:
+        differing = [name for name in differing if name not in config_lib.MAY_CHANGE]
+    if differing:
+        raise UsageError(
+            f"{workdir} holds {'a finished' if finished else 'an unfinished'} run with "
+            f"another {', '.join(differing)}; pass another --workdir, or --overwrite "
+            "to replace it"
+        )
+    return finished
+
+
+def prepare_workdir(
+    workdir: pathlib.Path, config: ml_collections.ConfigDict, *, overwrite: bool
+) -> None:
+    """Makes the folder, and with `overwrite` removes what a run has left in it.
+
+    Raises:
+      UsageError: a folder that cannot be written.
+    """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "result.json").unlink(missing_ok=True)
+        if overwrite:
+            (workdir / "result.json").unlink(missing_ok=True)
+            shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
         (workdir / "metrics.jsonl").touch()
     except OSError as error:
         raise UsageError(
             f"cannot write to {workdir}: {error.strerror}; pass another --workdir"
         ) from error
-    return False
+
+
+def _start_processes(cluster: processes.Cluster) -> None:
+    try:
+        processes.start(cluster)
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"the processes cannot start together: {reason}") from error
 
 
 def _differing_fields(path: pathlib.Path, config: Any) -> list[str]:
@@ -194,7 +268,7 @@ def _check_experiment(argv: Sequence[str]) -> None:
             raise UsageError(f"unknown field --{field}; {known}")
 
 
-def _fail(error: Exception, status: int, with_traceback: bool) -> int:
+def _fail(error: Exception, status: int, with_traceback: bool = False) -> int:
     if with_traceback:
         raise error
     print(f"autodo_jax: {error}", file=sys.stderr)

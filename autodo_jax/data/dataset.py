@@ -3,9 +3,12 @@
 Images are uint8 [N, H, W, C]; labels int32 [N] in 0..C-1.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from autodo_jax.data.lazy import LazyImages
 
 
 class DataError(ValueError):
@@ -15,7 +18,7 @@ class DataError(ValueError):
 class Dataset(NamedTuple):
     """Images with labels; `ids` tells the points apart across formats and machines."""
 
-    images: np.ndarray  # uint8 [N, H, W, C]
+    images: Union[np.ndarray, "LazyImages"]  # uint8 [N, H, W, C]; lazy: data.stream
     labels: np.ndarray  # int32 [N]
     ids: np.ndarray  # str [N]
     class_names: tuple[str, ...]
@@ -29,7 +32,7 @@ class Dataset(NamedTuple):
     def join(self, other: "Dataset") -> "Dataset":
         """Returns these points, then those of `other`, which has the same classes."""
         return self._replace(
-            images=np.concatenate([self.images, other.images]),
+            images=_join(self.images, other.images),
             labels=np.concatenate([self.labels, other.labels]),
             ids=np.concatenate([self.ids, other.ids]),
         )
@@ -41,3 +44,9 @@ class Parts(NamedTuple):
     train: Dataset
     validation: Dataset | None = None
     test: Dataset | None = None
+
+
+def _join(first: Any, second: Any) -> Any:
+    if isinstance(first, np.ndarray):
+        return np.concatenate([first, second])
+    return first.join(second)

@@ -1,6 +1,7 @@
 """The data of a run: loaded, split and distorted by the seed of its configuration."""
 
 import dataclasses
+import hashlib
 
 import ml_collections
 import numpy as np
@@ -20,6 +21,14 @@ class Experiment:
     def is_flipped(self) -> np.ndarray:
         """[N] bool: train points whose given label is wrong."""
         return self.splits.train.labels != self.clean_labels
+
+    def fingerprint(self) -> str:
+        """Returns a digest of the points' ids and labels, in their order."""
+        digest = hashlib.sha256()
+        for part in self.splits:
+            for array in (part.labels, part.ids):
+                digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
 
 
 def load(config: ml_collections.ConfigDict) -> Experiment:

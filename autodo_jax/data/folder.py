@@ -7,20 +7,18 @@ as they are, nothing is unpacked to the disk.
 
 import collections
 import contextlib
-import lzma
 import os
 import pathlib
 import posixpath
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
 
-from autodo_jax.data import images, split
+from autodo_jax.data import images, lazy, split
 from autodo_jax.data.dataset import DataError, Dataset, Parts
 
 PARTS = ("train", "val", "test")
@@ -28,24 +26,13 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 Members = dict[str, dict[str, list[str]]]  # part -> class -> paths of its images
 
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    KeyError,  # of tarfile, on a link to what the archive lacks
-    RuntimeError,  # of zipfile, on encryption and unknown compression
-    lzma.LZMAError,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
 
 def load(data: ml_collections.ConfigDict, seed: int) -> Parts:
     """Returns the images of `data.data_dir`, each part in the order of its paths.
 
     `ids` are paths below `data_dir`; classes are numbered in the order of their names.
     Images of the parts that `max_train_points` and `max_test_points` leave out are not
-    decoded.
+    decoded; where `stream` is set, no image is before it is asked for.
 
     Args:
       data: config.data.
@@ -58,38 +45,37 @@ def load(data: ml_collections.ConfigDict, seed: int) -> Parts:
     if not data.data_dir:
         raise DataError("no images given; pass --config.data.data_dir=PATH")
     root = pathlib.Path(data.data_dir).expanduser()
-    try:
-        with _open(root) as files:
-            members = _members(files.entries, root)
-            class_names = _class_names(members, root)
-            parts = {
-                part: _read(files, part, classes, class_names, data, seed)
-                for part, classes in members.items()
-            }
-    except _UNREADABLE as error:
-        raise DataError(
-            f"{root} cannot be read: {error}; make it readable or get it again"
-        ) from error
+    with lazy.reading(root), _open(root, data.stream) as files:
+        members = _members(files.entries, root)
+        class_names = _class_names(members, root)
+        parts = {
+            part: _read(files, part, classes, class_names, data, seed)
+            for part, classes in members.items()
+        }
     return Parts(parts["train"], parts.get("val"), parts.get("test"))
 
 
 class _Files(NamedTuple):
     """What a folder or an archive holds, in the order in which it is read fastest."""
 
+    root: pathlib.Path
     entries: dict[str, Any]  # path, with a slash behind that of a folder -> its handle
     read: Callable[[Any], bytes]  # contents of a file, by its handle
 
 
-def _open(root: pathlib.Path) -> contextlib.AbstractContextManager[_Files]:
+def _open(
+    root: pathlib.Path, stream: bool
+) -> contextlib.AbstractContextManager[_Files]:
+    """Opens `root`; to `stream`, its files can be read also when it is closed again."""
     if root.is_dir():
         return contextlib.nullcontext(_folder(root))
     if not root.exists():
         raise DataError(f"{root} does not exist; pass --config.data.data_dir=PATH")
     # In this order: a .tar that ends with a .zip looks like a .zip.
     if tarfile.is_tarfile(root):
-        return _tar(root)
+        return _tar(root, stream)
     if zipfile.is_zipfile(root):
-        return _zip(root)
+        return _zip(root, stream)
     raise DataError(
         f"{root} is neither a folder nor a .zip or .tar archive (.tar.gz, .tar.xz, "
         ".tar.bz2), or is damaged"
@@ -102,13 +88,14 @@ def _folder(root: pathlib.Path) -> _Files:
     tops = [top for top in tops if os.path.isdir(top / "train")]
     parts = [top / part for top in tops for part in PARTS]
     paths = sorted(path for part in parts if part.is_dir() for path in _walk(part))
-    return _Files(
-        {
-            _path(os.path.relpath(path, root), path.endswith("/")): path
-            for path in paths
-        },
-        lambda path: pathlib.Path(path).read_bytes(),
-    )
+    entries = {
+        _path(os.path.relpath(path, root), path.endswith("/")): path for path in paths
+    }
+    return _Files(root, entries, _file_contents)
+
+
+def _file_contents(path: str) -> bytes:
+    return pathlib.Path(path).read_bytes()
 
 
 def _walk(root: pathlib.Path) -> Iterator[str]:
@@ -130,29 +117,43 @@ def _raise(error: OSError) -> None:
 
 
 @contextlib.contextmanager
-def _zip(root: pathlib.Path) -> Iterator[_Files]:
+def _zip(root: pathlib.Path, stream: bool) -> Iterator[_Files]:
     with zipfile.ZipFile(root) as archive:
         entries = {_path(name, name.endswith("/")): name for name in archive.namelist()}
-        yield _Files(entries, archive.read)
+        read = lazy.ZipReader(str(root)).read if stream else archive.read
+        yield _Files(root, entries, read)
 
 
 @contextlib.contextmanager
-def _tar(root: pathlib.Path) -> Iterator[_Files]:
+def _tar(root: pathlib.Path, stream: bool) -> Iterator[_Files]:
     def read(member: tarfile.TarInfo) -> bytes:
         content = archive.extractfile(member)
         if content is None:
             raise tarfile.ReadError(f"{member.name} is no file")
         return content.read()
 
+    if stream and not _is_plain_tar(root):
+        raise DataError(
+            f"{root} is compressed as a whole and cannot be streamed; unpack it or "
+            "pass --config.data.stream=False"
+        )
     with tarfile.open(root) as archive:
-        entries: dict[str, tarfile.TarInfo] = {}
-        for member in archive:
+        entries: dict[str, Any] = {}
+        members = archive.getmembers()
+        handles = lazy.tar_extents(members) if stream else members
+        for member, handle in zip(members, handles, strict=True):
             path = _path(member.name, member.isdir())
             # Of a path that comes twice the last counts, at its place in the archive.
             entries.pop(path, None)
-            entries[path] = member
+            entries[path] = handle
         _check_end(archive)
-        yield _Files(entries, read)
+        yield _Files(root, entries, lazy.TarReader(str(root)).read if stream else read)
+
+
+def _is_plain_tar(root: pathlib.Path) -> bool:
+    with contextlib.suppress(tarfile.ReadError), tarfile.open(root, "r:"):
+        return True
+    return False
 
 
 def _check_end(archive: tarfile.TarFile) -> None:
@@ -256,7 +257,7 @@ def _read(
     data: ml_collections.ConfigDict,
     seed: int,
 ) -> Dataset:
-    """Decodes a part, or the choice of its images that `data` limits it to."""
+    """Returns a part, or the choice of its images that `data` limits it to."""
     label_of = {
         name: label
         for label, class_name in enumerate(class_names)
@@ -267,20 +268,26 @@ def _read(
         labels = np.array([label_of[name] for name in names])
         chosen = split.subset(labels, data, f"max_{part}_points", seed=seed)
         names = [names[i] for i in chosen]
-    wanted = set(names)
-    order = [name for name in files.entries if name in wanted]
-    pixels = images.decode_all(
-        ((name, files.read(files.entries[name])) for name in order),
-        len(order),
-        channels=len(data.mean),
-        size=tuple(data.image_size),
-        resize=data.resize,
-    )
-    if order != names:  # As it copies all pixels.
-        pixels = pixels[np.argsort(order)]
     return Dataset(
-        images=pixels,
+        images=_pixels(files, names, data),
         labels=np.array([label_of[name] for name in names], np.int32),
         ids=np.array(names),
         class_names=class_names,
     )
+
+
+def _pixels(
+    files: _Files, names: list[str], data: ml_collections.ConfigDict
+) -> np.ndarray | lazy.LazyImages:
+    """Returns the images `names`, decoded all, or each when it is asked for."""
+    decode = images.decoder(data)
+    if data.stream:
+        handles = [files.entries[name] for name in names]
+        source = lazy.Files(files.root, names, handles, files.read)
+        return lazy.LazyImages.of(source, decode)
+    wanted = set(names)
+    order = [name for name in files.entries if name in wanted]
+    contents = ((name, files.read(files.entries[name])) for name in order)
+    pixels = images.decode_all(contents, len(order), decode)
+    # As it copies all pixels.
+    return pixels if order == names else pixels[np.argsort(order)]

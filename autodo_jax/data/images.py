@@ -1,12 +1,15 @@
 """From a decoded image of any kind to pixels: uint8 [H, W, C]."""
 
+import contextlib
+import dataclasses
 import io
 import itertools
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 
+import ml_collections
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -81,34 +84,30 @@ def _opaque(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image)
 
 
-def decode_all(
-    files: Iterable[tuple[str, bytes]],
-    num_files: int,
-    *,
-    channels: int,
-    size: tuple[int, int] | tuple[()] = (),
-    resize: str = "crop",
-) -> np.ndarray:
-    """Returns the pixels of encoded images, which end up with the same size.
+@dataclasses.dataclass(frozen=True)
+class Decoder:
+    """(name, contents) of an encoded image -> pixels; fields as in `to_array`."""
 
-    Args:
-      files: names, for messages, and contents; read as they are needed.
-      num_files: N >= 1.
-      channels, size, resize: as in `to_array`.
+    channels: int
+    size: tuple[int, int] | tuple[()] = ()
+    resize: str = "crop"
 
-    Returns:
-      uint8 [N, H, W, channels].
+    def __call__(self, file: tuple[str, bytes]) -> np.ndarray:
+        """Returns uint8 [H, W, channels].
 
-    Raises:
-      DataError: an image that cannot be decoded, or differs in size from the first.
-    """
-
-    def decode(file: tuple[str, bytes]) -> np.ndarray:
+        Raises:
+          DataError: the image cannot be decoded; names it.
+        """
         name, content = file
         stream = io.BytesIO(content)
         try:
             with Image.open(stream) as image:
-                return to_array(image, channels=channels, size=size, resize=resize)
+                return to_array(
+                    image,
+                    channels=self.channels,
+                    size=self.size,
+                    resize=self.resize,
+                )
         # Decoders raise what they like on damaged files.
         except Exception as error:
             reason = str(error).replace(repr(stream), "by its content")
@@ -116,24 +115,59 @@ def decode_all(
                 f"the image {name} cannot be read: {reason}; replace or remove it"
             ) from error
 
+    @contextlib.contextmanager
+    def mapping(self) -> Iterator[Callable[..., Iterator[np.ndarray]]]:
+        """Lends a `map` for functions that decode one image."""
+        with futures.ThreadPoolExecutor() as pool:
+            # Threads pay for large images, as those to be resized are; not for small.
+            yield pool.map if self.size else map
+
+
+def decoder(data: ml_collections.ConfigDict) -> Decoder:
+    """Returns the decoder that config.data asks for."""
+    return Decoder(len(data.mean), tuple(data.image_size), data.resize)
+
+
+def decode_all(
+    files: Iterable[tuple[str, bytes]], num_files: int, decode: Decoder
+) -> np.ndarray:
+    """Returns the pixels of encoded images, which end up with the same size.
+
+    Args:
+      files: names, for messages, and contents; read as they are needed.
+      num_files: N >= 1.
+      decode: of one image.
+
+    Returns:
+      uint8 [N, H, W, channels].
+
+    Raises:
+      DataError: an image that cannot be decoded, or differs in size from the first.
+    """
     pixels = np.empty(0, np.uint8)
     remaining = iter(files)
-    with futures.ThreadPoolExecutor() as pool:
-        # Threads pay for large images, as those to be resized are; not for small ones.
-        map_all = pool.map if size else map
+    with decode.mapping() as map_all:
         for start in range(0, num_files, _CHUNK):
             chunk = list(itertools.islice(remaining, _CHUNK))
             for i, image in enumerate(map_all(decode, chunk), start):
+                name = chunk[i - start][0]
                 if i == 0:
-                    first, pixels = chunk[0][0], _reserve((num_files, *image.shape))
-                if image.shape != pixels.shape[1:]:
-                    raise DataError(
-                        f"the image {chunk[i - start][0]} has {_sides(image)} pixels, "
-                        f"{first} has {_sides(pixels[0])}; resize all by "
-                        "--config.data.image_size='(HEIGHT, WIDTH)'"
-                    )
+                    first, pixels = name, _reserve((num_files, *image.shape))
+                check_size(name, image.shape, first, pixels.shape[1:])
                 pixels[i] = image
     return pixels
+
+
+def check_size(
+    name: str, shape: tuple[int, ...], first: str, expected: tuple[int, ...]
+) -> None:
+    """Raises DataError for an image whose shape is not that of the image `first`."""
+    if shape != expected:
+        raise DataError(
+            f"the image {name} has {_sides(shape)} pixels, {first} has "
+            f"{_sides(expected)}; resize all by "
+            "--config.data.image_size='(HEIGHT, WIDTH)'"
+        )
 
 
 def _reserve(shape: tuple[int, ...]) -> np.ndarray:
@@ -147,5 +181,5 @@ def _reserve(shape: tuple[int, ...]) -> np.ndarray:
         ) from error
 
 
-def _sides(image: np.ndarray) -> str:
-    return f"{image.shape[0]}x{image.shape[1]}"
+def _sides(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]}x{shape[1]}"

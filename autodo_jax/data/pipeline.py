@@ -1,15 +1,19 @@
-"""Batches of a data set that lives on the device, and the order they come in.
+"""Which points each step of a run sees, and batches of data that live on the devices.
 
-The order is a function of (seed, stream, epoch) alone: nothing has to be saved to
-resume a run, and it does not depend on the number of devices.
+The order is a function of (seed, phase, epoch) alone: nothing has to be saved to resume
+a run, and it depends neither on the number of devices nor on where the data are.
 """
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import chex
 import jax.numpy as jnp
 import numpy as np
+
+# Streams of batches, told apart in the seed of their order.
+_TASK_STREAM, _HYPER_STREAM, _VALIDATION_STREAM = range(3)
 
 
 class Batch(NamedTuple):
@@ -20,10 +24,114 @@ class Batch(NamedTuple):
     index: chex.Array  # int32 [B], row of the point in its data set
 
 
+class Selection(NamedTuple):
+    """Points of one step, still to be taken from a data set on the device."""
+
+    images: chex.Array  # uint8 [N, H, W, C]
+    labels: chex.Array  # int32 [N]
+    index: chex.Array  # int32 [B], -1 for padding
+
+
+Points = Batch | Selection
+
+
 def take(images: chex.Array, labels: chex.Array, index: chex.Array) -> Batch:
     """Gathers the points `index` [B] of a resident data set."""
     row = jnp.maximum(index, 0)
     return Batch(images[row], labels[row], index)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The steps of a run: an epoch's phases, and the points of each of their steps.
+
+    Phases are "task" (Algorithm 1, line 3) and "hyper" (line 11), then "validation" and
+    "test"; after the last epoch "test" and "train", for the result.
+
+    Attributes:
+      num_points: of the parts "train", "validation" and "test".
+      batch_size: B of the task and the hyper steps.
+      eval_batch_size: points a step of the other phases, at most.
+      num_devices: each step has a multiple of it.
+      epochs: passes over the train set.
+      start_epoch: E, epochs before the first with hyper steps; `epochs` for none.
+      seed: of the order.
+    """
+
+    num_points: Mapping[str, int]
+    batch_size: int
+    eval_batch_size: int
+    num_devices: int
+    epochs: int
+    start_epoch: int
+    seed: int
+
+    @property
+    def num_steps(self) -> int:
+        """Task steps an epoch, and hyper steps."""
+        return self.num_points["train"] // self.batch_size
+
+    def phases(self, epoch: int) -> tuple[str, ...]:
+        """Returns the phases of an epoch in their order; `epochs` is behind the last.
+
+        Args:
+          epoch: from 0.
+        """
+        if epoch == self.epochs:
+            return ("test", "train")
+        hyper = ("hyper",) if epoch >= self.start_epoch else ()
+        return ("task", *hyper, "validation", "test")
+
+    def length(self, phase: str) -> int:
+        """Returns the number of steps of a phase."""
+        if phase in ("task", "hyper"):
+            return self.num_steps
+        return -(-self.num_points[phase] // self._eval_size(phase))
+
+    def order(self, phase: str, epoch: int) -> dict[str, np.ndarray]:
+        """Returns the points of each step, int32 [steps, B], by the part they are of.
+
+        Only evaluations pad their last step, with -1.
+        """
+        if phase == "task":
+            return {"train": self._shuffled("train", _TASK_STREAM, epoch)}
+        if phase == "hyper":
+            return {
+                "train": self._shuffled("train", _HYPER_STREAM, epoch),
+                "validation": self._shuffled("validation", _VALIDATION_STREAM, epoch),
+            }
+        return {phase: sequential_order(self.num_points[phase], self._eval_size(phase))}
+
+    def _eval_size(self, part: str) -> int:
+        size = min(self.eval_batch_size, self.num_points[part])
+        return -(-size // self.num_devices) * self.num_devices
+
+    def _shuffled(self, part: str, stream: int, epoch: int) -> np.ndarray:
+        return shuffled_order(
+            self.num_points[part],
+            self.batch_size,
+            self.num_steps,
+            seed=(self.seed, stream, epoch),
+        )
+
+
+class Resident:
+    """Data sets on the devices, where a step takes its points by their index."""
+
+    def __init__(self, plan: Plan, parts: Mapping[str, tuple[chex.Array, chex.Array]]):
+        """Args: the plan; images and labels of each part, on the devices."""
+        self._plan, self._parts = plan, parts
+
+    def batches(
+        self, phase: str, epoch: int, start: int = 0
+    ) -> Iterator[tuple[Selection, ...]]:
+        """Yields what each step of a phase takes, from step `start` on."""
+        order = self._plan.order(phase, epoch)
+        for step in range(start, self._plan.length(phase)):
+            yield tuple(
+                Selection(*self._parts[part], index[step])
+                for part, index in order.items()
+            )
 
 
 def shuffled_order(
@@ -43,8 +151,7 @@ def shuffled_order(
     return order[:num_steps].astype(np.int32)
 
 
-def sequential_order(num_points: int, batch_size: int) -> Iterator[np.ndarray]:
-    """Yields the indices 0..num_points-1 in batches, the last one padded with -1."""
-    for start in range(0, num_points, batch_size):
-        index = np.arange(start, start + batch_size, dtype=np.int32)
-        yield np.where(index < num_points, index, -1)
+def sequential_order(num_points: int, batch_size: int) -> np.ndarray:
+    """Returns 0..num_points-1 in rows of `batch_size`, the last one padded with -1."""
+    index = np.arange(-(-num_points // batch_size) * batch_size, dtype=np.int32)
+    return np.where(index < num_points, index, -1).reshape(-1, batch_size)

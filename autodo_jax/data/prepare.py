@@ -66,6 +66,7 @@ def prepare(
         builder = _builder(name, original, work)
         with contextlib.redirect_stdout(io.StringIO()):  # of downloads: there are none
             builder.download_and_prepare(download_dir=f"{work}/downloads")
+        tfds.write_indices(builder, name, data_dir)
         target = root / pathlib.Path(builder.data_path).relative_to(work)
         if target.exists():
             target.rename(f"{work}/replaced")

@@ -32,9 +32,10 @@ class RowOptimizer(NamedTuple):
 def row_rmsprop(decay: float = 0.99, eps: float = 1e-8) -> RowOptimizer:
     """Returns RMSprop on rows; as torch.optim.RMSprop, `eps` outside the root.
 
-    `update(tables, state, row_grads, index, learning_rate)`: `row_grads` are gradients
-    [B, ...] in the gathered rows `index` [B]; those of one row are summed. For a table
-    of a single shared row all of them belong to it. Returns `(tables, state)`.
+    `update(tables, state, row_grads, positions, learning_rate)`: of each table,
+    `row_grads` are gradients [B, ...] in the rows at `positions` [B]; those of one row
+    are summed, those at positions past the end, the number of rows, are dropped.
+    Returns `(tables, state)`.
 
     Args:
       decay: of the second moment, in [0, 1).
@@ -51,14 +52,12 @@ def row_rmsprop(decay: float = 0.99, eps: float = 1e-8) -> RowOptimizer:
             },
         )
 
-    def update_table(table, nu, last_touch, grads, index, count, learning_rate):
-        num_rows = table.shape[0]
-        index = jnp.minimum(index, num_rows - 1)
-        # Padded with num_rows, which gathers anything and scatters nowhere.
-        rows, position = jnp.unique(
-            index, return_inverse=True, size=index.shape[0], fill_value=num_rows
+    def update_table(table, nu, last_touch, grads, positions, count, learning_rate):
+        # Padded with a position past the end, which scatters nowhere.
+        rows, segments = jnp.unique(
+            positions, return_inverse=True, size=len(positions), fill_value=len(table)
         )
-        grads = jax.ops.segment_sum(grads, position, num_segments=index.shape[0])
+        grads = jax.ops.segment_sum(grads, segments, num_segments=len(positions))
         elapsed = (count - last_touch[rows]).astype(nu.dtype)
         elapsed = elapsed.reshape(elapsed.shape + (1,) * (grads.ndim - 1))
         new_nu = decay**elapsed * nu[rows] + (1 - decay) * grads**2
@@ -69,7 +68,7 @@ def row_rmsprop(decay: float = 0.99, eps: float = 1e-8) -> RowOptimizer:
             last_touch.at[rows].set(count, mode="drop"),
         )
 
-    def update(tables, state, row_grads, index, learning_rate):
+    def update(tables, state, row_grads, positions, learning_rate):
         count = state.count + 1
         updated = {
             name: update_table(
@@ -77,7 +76,7 @@ def row_rmsprop(decay: float = 0.99, eps: float = 1e-8) -> RowOptimizer:
                 state.nu[name],
                 state.last_touch[name],
                 row_grads[name],
-                index,
+                positions[name],
                 count,
                 learning_rate,
             )

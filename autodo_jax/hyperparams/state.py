@@ -11,7 +11,6 @@ The shared augmentation (A_SHA) is a `gate` and a `magnitude` table of a single 
 """
 
 import math
-from collections.abc import Mapping
 
 import chex
 import jax
@@ -64,14 +63,6 @@ def init(
         one_hot = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
         tables["label"] = (one_hot - 0.5) * gap
     return tables
-
-
-def gather(tables: Mapping[str, chex.Array], index: chex.Array) -> Tables:
-    """Returns the rows [B, ...] of the points `index` [B]; of shared tables the one."""
-    return {
-        name: table[jnp.minimum(index, table.shape[0] - 1)]
-        for name, table in tables.items()
-    }
 
 
 def loss_weights(weight_rows: chex.Array) -> chex.Array:

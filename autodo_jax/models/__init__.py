@@ -25,8 +25,13 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-def create(config: Any, num_classes: int) -> Network:
+def create(config: Any, num_classes: int, axis_name: str | None = None) -> Network:
     """Returns the network of `config.model`: name, its sizes, activation, dtype.
+
+    Args:
+      config: config.model.
+      num_classes: C.
+      axis_name: of the mapped axis that shares each batch; batch norm averages over it.
 
     Raises:
       ValueError: an unknown name of a network or an activation.
@@ -39,6 +44,7 @@ def create(config: Any, num_classes: int) -> Network:
     options: dict[str, Any] = {
         "activation": ACTIVATIONS[config.activation],
         "dtype": jnp.dtype(config.dtype),
+        "axis_name": axis_name,
     }
     if config.name == "small_cnn":
         return SmallCNN(num_classes, tuple(config.widths), **options)

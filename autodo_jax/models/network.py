@@ -49,9 +49,12 @@ def conv(
     )
 
 
-def norm(dtype: Any) -> nn.BatchNorm:
-    """Batch norm that keeps 0.9 of its running statistics a step (torch: 0.1 new)."""
-    return nn.BatchNorm(momentum=0.9, dtype=dtype)
+def norm(dtype: Any, axis_name: str | None) -> nn.BatchNorm:
+    """Batch norm that keeps 0.9 of its running statistics a step (torch: 0.1 new).
+
+    Its batch statistics are those of the whole batch, on all devices of `axis_name`.
+    """
+    return nn.BatchNorm(momentum=0.9, dtype=dtype, axis_name=axis_name)
 
 
 def widen(x: chex.Array) -> chex.Array:

@@ -27,12 +27,14 @@ class _Block(nn.Module):
     bottleneck: bool
     activation: Activation
     dtype: Any
+    axis_name: str | None
 
     @nn.compact
     def __call__(self, x: chex.Array, *, train: bool) -> chex.Array:
         def conv_norm(y, channels, size, stride):
             layer = conv(channels, size, stride, dtype=self.dtype, kernel_init=_INIT)
-            return norm(self.dtype)(layer(y), use_running_average=not train)
+            norm_ = norm(self.dtype, self.axis_name)
+            return norm_(layer(y), use_running_average=not train)
 
         if self.bottleneck:
             channels = 4 * self.width
@@ -58,6 +60,7 @@ class ResNet(Network):
         C^1; or "small", 3x3 of stride 1, for images of 32 pixels.
       activation: after each batch norm or sum; Eq. 4 needs a C^1 function.
       dtype: of the encoder's computation; parameters and head are float32.
+      axis_name: of the mapped axis that shares each batch, if there is one.
     """
 
     num_classes: int
@@ -65,6 +68,7 @@ class ResNet(Network):
     stem: str = "imagenet"
     activation: Activation = nn.celu
     dtype: Any = jnp.float32
+    axis_name: str | None = None
 
     def setup(self):
         if self.depth not in DEPTHS:
@@ -73,7 +77,7 @@ class ResNet(Network):
             raise ValueError(f"`stem` must be one of {STEMS}, got {self.stem!r}.")
         size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
         self.conv = conv(64, size, stride, dtype=self.dtype, kernel_init=_INIT)
-        self.norm = norm(self.dtype)
+        self.norm = norm(self.dtype, self.axis_name)
         self.blocks = [
             _Block(
                 64 * 2**group,
@@ -81,6 +85,7 @@ class ResNet(Network):
                 bottleneck=self.depth >= 50,
                 activation=self.activation,
                 dtype=self.dtype,
+                axis_name=self.axis_name,
             )
             for group, num_blocks in enumerate(DEPTHS[self.depth])
             for i in range(num_blocks)

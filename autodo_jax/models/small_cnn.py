@@ -20,12 +20,14 @@ class SmallCNN(Network):
       widths: channels of each stage.
       activation: after each batch norm; Eq. 4 needs a C^1 function.
       dtype: of the encoder's computation; parameters and head are float32.
+      axis_name: of the mapped axis that shares each batch, if there is one.
     """
 
     num_classes: int
     widths: Sequence[int] = (32, 64, 64)
     activation: Activation = nn.celu
     dtype: Any = jnp.float32
+    axis_name: str | None = None
 
     def setup(self):
         self.convs = [
@@ -38,7 +40,7 @@ class SmallCNN(Network):
             )
             for stage, width in enumerate(self.widths)
         ]
-        self.norms = [norm(self.dtype) for _ in self.widths]
+        self.norms = [norm(self.dtype, self.axis_name) for _ in self.widths]
         self.head = nn.Dense(self.num_classes)
 
     def features(self, images: chex.Array, *, train: bool) -> chex.Array:

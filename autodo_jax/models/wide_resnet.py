@@ -18,11 +18,12 @@ class _Block(nn.Module):
     stride: int
     activation: Activation
     dtype: Any
+    axis_name: str | None
 
     @nn.compact
     def __call__(self, x: chex.Array, *, train: bool) -> chex.Array:
         def norm_activate(y):
-            y = norm(self.dtype)(y, use_running_average=not train)
+            y = norm(self.dtype, self.axis_name)(y, use_running_average=not train)
             return self.activation(y)
 
         def convolve(y, size, stride):
@@ -45,6 +46,7 @@ class WideResNet(Network):
       width: factor of the channels 16, 32, 64. Paper: 10.
       activation: after each batch norm; Eq. 4 needs a C^1 function.
       dtype: of the encoder's computation; parameters and head are float32.
+      axis_name: of the mapped axis that shares each batch, if there is one.
     """
 
     num_classes: int
@@ -52,6 +54,7 @@ class WideResNet(Network):
     width: int = 10
     activation: Activation = nn.celu
     dtype: Any = jnp.float32
+    axis_name: str | None = None
 
     def setup(self):
         if self.depth < 10 or (self.depth - 4) % 6:
@@ -66,11 +69,12 @@ class WideResNet(Network):
                 stride=2 if group > 0 and i == 0 else 1,
                 activation=self.activation,
                 dtype=self.dtype,
+                axis_name=self.axis_name,
             )
             for group in range(3)
             for i in range((self.depth - 4) // 6)
         ]
-        self.norm = norm(self.dtype)
+        self.norm = norm(self.dtype, self.axis_name)
         self.head = nn.Dense(self.num_classes)
 
     def features(self, images: chex.Array, *, train: bool) -> chex.Array:

@@ -2,28 +2,31 @@
 
 import json
 import math
+import os
 import pathlib
+import signal
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import chex
 import jax
 import ml_collections
 import numpy as np
 
-from autodo_jax import metrics
-from autodo_jax.data import pipeline
+from autodo_jax import metrics, processes
 from autodo_jax.hyperparams import state as hyperparams
-from autodo_jax.train import progress, steps
+from autodo_jax.train import progress
+from autodo_jax.train.journal import Journal, Keeper, to_floats
 from autodo_jax.train.setup import RunError, Setup, prepare
 from autodo_jax.train.state import TrainState
 
-# Streams of batches, told apart in the seed of their order.
-_TASK_STREAM, _HYPER_STREAM, _VALIDATION_STREAM = range(3)
-
 # A convergent Neumann series never leaves a residual above 1; rounding may.
 _DIVERGED = 1 + 1e-3
+# Steps under way at once. With more than 32 several devices of the CPU backend wait for
+# each other forever.
+_MAX_STEPS_IN_FLIGHT = 8
+
+AfterStep = Callable[[TrainState, Journal], None]
 
 
 def run(
@@ -31,91 +34,147 @@ def run(
 ) -> dict[str, Any]:
     """Trains as configured, writes the workdir, returns what stands in result.json.
 
+    A run that was interrupted goes on from its newest checkpoint.
+
     Args:
       config: validated configuration.
-      workdir: existing folder for config.json, metrics.jsonl, hyperparams.npz and, when
-        the run is finished, result.json.
+      workdir: existing folder for config.json, metrics.jsonl, checkpoints,
+        hyperparams.npz and, when the run is finished, result.json. Of several processes
+        the first one writes them; all need to see the checkpoints.
       show_bar: a progress bar instead of a line per epoch.
 
     Raises:
       DataError: data that is absent or cannot be used.
       RunError: a batch larger than a part of the data; a loss that is not finite.
+      CheckpointError: a checkpoint that cannot be written or read.
+      Interrupted: SIGTERM or SIGINT; the state is saved.
     """
-    start = time.monotonic()
-    (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
+    if processes.is_first():
+        _replace(workdir / "config.json", config.to_json_best_effort(indent=2) + "\n")
     setup, state = prepare(config)
-    records = []
     with (
-        open(workdir / "metrics.jsonl", "w") as file,
         progress.EpochProgress(config.epochs, bar=show_bar) as shown,
+        Keeper(config, workdir / "checkpoints", shown.message) as keeper,
+        processes.stop_requests() as stop_requested,
+        processes.Watchdog(60 * config.watchdog_minutes) as watchdog,
     ):
-        for epoch in range(config.epochs):  # line 2
-            state, record = run_epoch(setup, state, epoch, shown.message)
-            records.append(record)
-            file.write(json.dumps(record) + "\n")
-            file.flush()
+        state, journal = keeper.restore(state, setup.experiment.fingerprint())
+        shown.start(journal.epoch)
+
+        def after_step(state: TrainState, journal: Journal) -> None:
+            watchdog.step_ended()
+            signum = stop_requested(journal.step)
+            if signum:
+                keeper.save(state, journal, and_wait=True)
+                raise processes.Interrupted(
+                    f"stopped by {signal.Signals(signum).name} in epoch "
+                    f"{journal.epoch + 1}, saved; the same command goes on from here",
+                    signum,
+                )
+            keeper.after_step(state, journal)
+
+        _write_records(workdir, journal)
+        while journal.epoch < config.epochs:  # line 2
+            state, record = run_epoch(
+                setup, state, journal, after_step=after_step, warn=shown.message
+            )
+            journal.end_epoch(record)
+            _write_records(workdir, journal)
+            keeper.after_epoch(state, journal)
             shown.update(record)
-    tables = jax.device_get(state.tables)
-    np.savez(workdir / "hyperparams.npz", **tables)
-    result = summarize(setup, state, records) | {"seconds": time.monotonic() - start}
-    (workdir / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-    return result
+        return _finish(setup, state, journal, workdir)
 
 
 def run_epoch(
-    setup: Setup, state: TrainState, epoch: int, warn: Callable[[str], None] = print
+    setup: Setup,
+    state: TrainState,
+    journal: Journal,
+    *,
+    after_step: AfterStep = lambda state, journal: None,
+    warn: Callable[[str], None] = print,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """One turn of line 2; returns the state and the epoch's line of metrics.jsonl.
+    """One turn of line 2, or what is left of it.
+
+    Args:
+      setup: of the run.
+      state: before the first step that the journal does not have.
+      journal: notes each step.
+      after_step: called with the new state.
+      warn: is told of diverging solves.
+
+    Returns:
+      The state and the epoch's line of metrics.jsonl.
 
     Raises:
       RunError: a value that is not finite.
     """
-    start = time.monotonic()
-    state, values = _task_epoch(setup, state, epoch)
+    start, epoch, learns = time.monotonic(), journal.epoch, False
+    waited = 0.0
+    for phase in setup.plan.phases(epoch):
+        if phase in ("task", "hyper"):  # lines 3 and 11
+            learns = learns or phase == "hyper"
+            state, seconds = _run_phase(setup, state, journal, phase, after_step)
+            waited += seconds
+    history = {name: to_floats(values) for name, values in journal.history.items()}
+    trained = time.monotonic() - start
+    values = _mean_values(history["task"], epoch)
     hyper_learning_rate = 0.0
-    if setup.learns and epoch >= setup.config.hyper.start_epoch:  # line 10
-        state, hyper_values = _hyper_epoch(setup, state, epoch, warn)
-        values |= hyper_values
-        count = int(state.hyper_optimizer_state.count)
+    if learns:
+        values |= _hyper_values(setup, history["hyper"], epoch, warn)
+        count = (epoch + 1 - setup.plan.start_epoch) * setup.plan.num_steps
         hyper_learning_rate = float(setup.optimizers.hyper_schedule(count - 1))
-    validation = evaluate(setup, state, setup.validation)
-    test = evaluate(setup, state, setup.test)
+    validation = evaluate(setup, state, "validation", epoch)
+    test = evaluate(setup, state, "test", epoch)
+    num_steps = (epoch + 1) * setup.plan.num_steps
+    num_images = setup.config.batch_size * sum(map(len, history.values()))
     return state, {
         "epoch": epoch + 1,
         "train_loss": values.pop("train_loss"),
         "val_loss": validation.loss,
         "val_error": validation.error,
         "test_error": test.error,
-        "learning_rate": float(setup.optimizers.task_schedule(int(state.step) - 1)),
+        "learning_rate": float(setup.optimizers.task_schedule(num_steps - 1)),
         "hyper_learning_rate": hyper_learning_rate,
         "seconds": time.monotonic() - start,
+        "images_per_second": num_images / trained,
+        "data_wait": waited / trained,
         **values,
     }
 
 
 def evaluate(
-    setup: Setup, state: TrainState, data: steps.DeviceData
+    setup: Setup, state: TrainState, part: str, epoch: int
 ) -> metrics.Evaluation:
     """Losses and predictions of a part of the data, without augmentation."""
-    num_points = len(data.labels)
-    batch_size = min(setup.config.eval_batch_size, num_points)
     outputs = [
-        setup.eval_step(state.params, state.batch_stats, data, index)
-        for index in pipeline.sequential_order(num_points, batch_size)
+        setup.eval_step(state.params, state.batch_stats, *points)
+        for points in setup.feed.batches(part, epoch)
     ]
+    labels = getattr(setup.experiment.splits, part).labels
     losses, predictions = (
-        np.concatenate(parts)[:num_points]
+        np.concatenate(parts)[: len(labels)]
         for parts in zip(*jax.device_get(outputs), strict=True)
     )
-    return metrics.Evaluation(losses, predictions, np.asarray(data.labels))
+    return metrics.Evaluation(losses, predictions, labels)
 
 
 def summarize(
-    setup: Setup, state: TrainState, records: Sequence[dict[str, Any]]
+    setup: Setup,
+    state: TrainState,
+    tables: hyperparams.Tables,
+    records: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
-    """The content of result.json, but for the seconds: final epoch, no selection."""
+    """The content of result.json, but for the seconds: final epoch, no selection.
+
+    Args:
+      setup, state: of the finished run.
+      tables: Lambda on the host, without padding.
+      records: the lines of metrics.jsonl.
+    """
     config, experiment = setup.config, setup.experiment
-    test = evaluate(setup, state, setup.test)
+    test = evaluate(setup, state, "test", config.epochs)
+    train = evaluate(setup, state, "train", config.epochs)
+    num_points = setup.plan.num_points
     result = {
         "method": config.method,
         "dataset": config.data.source,
@@ -124,18 +183,17 @@ def summarize(
         "imbalance_ratio": config.data.imbalance_ratio,
         "noise_ratio": config.data.noise_ratio,
         "epochs": config.epochs,
-        "num_train": len(setup.train.labels),
-        "num_val": len(setup.validation.labels),
-        "num_test": len(setup.test.labels),
+        "num_train": num_points["train"],
+        "num_val": num_points["validation"],
+        "num_test": num_points["test"],
         "test_error": test.error,
         "class_error": test.class_error(experiment.num_classes),
         "val_error": records[-1]["val_error"],
         "best_val_epoch": min(records, key=lambda record: record["val_error"])["epoch"],
     }
-    tables = state.tables
     scores = metrics.noise_score(
-        np.asarray(setup.train.labels),
-        evaluate(setup, state, setup.train).losses,
+        train.labels,
+        train.losses,
         soft_labels=(
             np.exp(hyperparams.log_soft_labels(tables["label"]))
             if "label" in tables
@@ -151,36 +209,39 @@ def summarize(
     return result if auroc is None else result | {"noise_auroc": auroc}
 
 
-def _task_epoch(
-    setup: Setup, state: TrainState, epoch: int
-) -> tuple[TrainState, dict[str, float]]:
-    history = []
-    for index in _order(setup, len(setup.train.labels), _TASK_STREAM, epoch):  # line 3
-        state, values = setup.task_step(state, setup.train, index, setup.task_key)
-        history.append(values)
-    return state, _mean_values(history, epoch)
+def _run_phase(
+    setup: Setup,
+    state: TrainState,
+    journal: Journal,
+    phase: str,
+    after_step: AfterStep,
+) -> tuple[TrainState, float]:
+    """Runs the steps the journal does not have; returns the seconds waited for data."""
+    step, key = {
+        "task": (setup.task_step, setup.task_key),
+        "hyper": (setup.hyper_step, setup.hyper_key),
+    }[phase]
+    history = journal.history[phase]
+    batches = setup.feed.batches(phase, journal.epoch, start=len(history))
+    waited = 0.0
+    while True:
+        before = time.monotonic()
+        points = next(batches, None)
+        waited += time.monotonic() - before
+        if points is None:
+            return state, waited
+        state, values = step(state, *points, key)
+        journal.end_step(phase, values)
+        jax.block_until_ready(history[-_MAX_STEPS_IN_FLIGHT:][0])
+        after_step(state, journal)
 
 
-def _hyper_epoch(
-    setup: Setup, state: TrainState, epoch: int, warn: Callable[[str], None]
-) -> tuple[TrainState, dict[str, float]]:
-    history = []
-    orders = zip(
-        _order(setup, len(setup.train.labels), _HYPER_STREAM, epoch),
-        _order(setup, len(setup.validation.labels), _VALIDATION_STREAM, epoch),
-        strict=True,
-    )
-    for index, validation_index in orders:  # line 11
-        state, values = setup.hyper_step(
-            state,
-            setup.train,
-            setup.validation,
-            index,
-            validation_index,
-            setup.hyper_key,
-        )
-        history.append(values)
-    history = jax.device_get(history)  # Once for the means and the check.
+def _hyper_values(
+    setup: Setup,
+    history: Sequence[dict[str, float]],
+    epoch: int,
+    warn: Callable[[str], None],
+) -> dict[str, float]:
     means = _mean_values(history, epoch)
     # Conjugate gradients may pass through larger residuals on their way.
     is_series = setup.config.hyper.solver == "neumann"
@@ -191,32 +252,20 @@ def _hyper_epoch(
     ]
     means["diverged_steps"] = len(diverged)
     if diverged:
-        largest = max(float(values["lambda_max"]) for values in diverged)
+        largest = max(values["lambda_max"] for values in diverged)
         warn(
-            f"warning: epoch {epoch + 1}: {len(diverged)} of {setup.num_steps} "
+            f"warning: epoch {epoch + 1}: {len(diverged)} of {len(history)} "
             "hypergradients are worse than none: the linear solve diverges, residual "
             f"{means['residual_norm']:.3g} on average. A Neumann series needs a "
             f"step_size < 2 / lambda_max = {2 / largest:.3g}; lower "
             "--config.hyper.step_size or pass --config.hyper.auto_step_size=True."
         )
-    return state, means
+    return means
 
 
-def _order(setup: Setup, num_points: int, stream: int, epoch: int) -> np.ndarray:
-    return pipeline.shuffled_order(
-        num_points,
-        setup.config.batch_size,
-        setup.num_steps,
-        seed=(setup.config.seed, stream, epoch),
-    )
-
-
-def _mean_values(
-    history: Sequence[dict[str, chex.Array]], epoch: int
-) -> dict[str, float]:
-    """Means over an epoch's steps, fetched at once; refuses what is not finite."""
-    fetched = jax.device_get(history)
-    for step, values in enumerate(fetched):
+def _mean_values(history: Sequence[dict[str, float]], epoch: int) -> dict[str, float]:
+    """Means over an epoch's steps; refuses what is not finite."""
+    for step, values in enumerate(history):
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
         if wrong:
             raise RunError(
@@ -225,6 +274,35 @@ def _mean_values(
                 "find the operation with --config.debug_nans=True."
             )
     return {
-        name: float(np.mean([values[name] for values in fetched]))
-        for name in fetched[0]
+        name: float(np.mean([values[name] for values in history]))
+        for name in history[0]
     }
+
+
+def _finish(
+    setup: Setup, state: TrainState, journal: Journal, workdir: pathlib.Path
+) -> dict[str, Any]:
+    num_train = setup.plan.num_points["train"]
+    tables = {
+        name: table[:num_train] for name, table in processes.fetch(state.tables).items()
+    }
+    result = summarize(setup, state, tables, journal.records)
+    result |= {"seconds": journal.seconds()}
+    if processes.is_first():
+        np.savez(workdir / "hyperparams.npz", **tables)
+        _replace(workdir / "result.json", json.dumps(result, indent=2) + "\n")
+    processes.wait_for_all("the result is written")
+    return result
+
+
+def _write_records(workdir: pathlib.Path, journal: Journal) -> None:
+    if processes.is_first():
+        lines = [json.dumps(record) + "\n" for record in journal.records]
+        _replace(workdir / "metrics.jsonl", "".join(lines))
+
+
+def _replace(path: pathlib.Path, text: str) -> None:
+    """Writes a file that is never seen half-written."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -11,6 +11,7 @@ class EpochProgress:
 
     def __init__(self, num_epochs: int, *, bar: bool):
         self._num_epochs = num_epochs
+        self._first = 0
         self._start = time.monotonic()
         self._bar = tqdm.tqdm(total=num_epochs, unit="epoch") if bar else None
 
@@ -20,6 +21,12 @@ class EpochProgress:
     def __exit__(self, *_: Any) -> None:
         if self._bar is not None:
             self._bar.close()
+
+    def start(self, done: int) -> None:
+        """Begins behind the epochs that an earlier start has done."""
+        self._first, self._start = done, time.monotonic()
+        if self._bar is not None:
+            self._bar.update(done)
 
     def update(self, record: dict[str, Any]) -> None:
         """Shows an epoch's line of metrics.jsonl."""
@@ -34,7 +41,8 @@ class EpochProgress:
             self._bar.update()
             return
         done = record["epoch"]
-        left = (time.monotonic() - self._start) / done * (self._num_epochs - done)
+        each = (time.monotonic() - self._start) / (done - self._first)
+        left = each * (self._num_epochs - done)
         print(
             f"epoch {done}/{self._num_epochs}: {summary}, {left:.0f} s left", flush=True
         )

@@ -1,16 +1,21 @@
 """What an experiment consists of before its first step: data, steps, state."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import chex
 import jax
 import ml_collections
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from autodo_jax import config as config_lib
-from autodo_jax import models, objective
+from autodo_jax import distributed, models, objective
 from autodo_jax.data import experiment as experiments
-from autodo_jax.data.dataset import Dataset
+from autodo_jax.data import pipeline
+from autodo_jax.distributed import AXIS, BY_ROWS, REPLICATED
 from autodo_jax.train import steps
 from autodo_jax.train.state import (
     Optimizers,
@@ -24,28 +29,30 @@ class RunError(Exception):
     """A run that cannot go on; the message says what happened and how to mend it."""
 
 
+class Feed(Protocol):
+    """Where the steps get their points from."""
+
+    def batches(
+        self, phase: str, epoch: int, start: int = 0
+    ) -> Iterator[tuple[pipeline.Points, ...]]:
+        """Yields what each step of a phase of the plan takes, from `start` on."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What stays the same through a run: data on the device and compiled steps."""
+    """What stays the same through a run: data, their order, and compiled steps."""
 
     config: ml_collections.ConfigDict
     experiment: experiments.Experiment
-    train: steps.DeviceData
-    validation: steps.DeviceData
-    test: steps.DeviceData
+    plan: pipeline.Plan
+    feed: Feed
+    mesh: Mesh
     optimizers: Optimizers
-    num_steps: int  # batches in an epoch
     task_step: Callable
     hyper_step: Callable
     eval_step: Callable
     task_key: chex.PRNGKey
     hyper_key: chex.PRNGKey
-
-    @property
-    def learns(self) -> bool:
-        """True where Lambda is updated at all."""
-        hyper = self.config.hyper
-        return config_lib.has_hyperparams(hyper) and not hyper.frozen
 
 
 def prepare(config: ml_collections.ConfigDict) -> tuple[Setup, TrainState]:
@@ -53,49 +60,128 @@ def prepare(config: ml_collections.ConfigDict) -> tuple[Setup, TrainState]:
 
     Raises:
       DataError: data that is absent or cannot be used.
-      RunError: a batch larger than the train or the validation set.
+      RunError: a batch larger than the train or the validation set, or one that the
+        devices cannot share equally.
     """
+    try:
+        num_devices = distributed.usable_devices(config.batch_size, config.num_devices)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    mesh = distributed.create_mesh(num_devices)
     experiment = experiments.load(config)
-    train, validation, test = experiment.splits
-    most = min(len(train.labels), len(validation.labels))
-    if config.batch_size > most:
-        raise RunError(
-            f"config.batch_size is {config.batch_size}, but there are only "
-            f"{len(train.labels)} train and {len(validation.labels)} validation "
-            f"points; pass --config.batch_size={most} or less."
-        )
-    num_steps = len(train.labels) // config.batch_size
-    model = models.create(config.model, experiment.num_classes)
+    plan = _plan(config, experiment, num_devices)
+    model = models.create(config.model, experiment.num_classes, AXIS)
     losses = objective.create(config, model)
-    optimizers = create_optimizers(config, num_steps)
-    init_key, task_key, hyper_key = jax.random.split(jax.random.key(config.seed), 3)
-    setup = Setup(
-        config=config,
-        experiment=experiment,
-        train=_to_device(train),
-        validation=_to_device(validation),
-        test=_to_device(test),
-        optimizers=optimizers,
-        num_steps=num_steps,
-        task_step=jax.jit(steps.create_task_step(losses, optimizers), donate_argnums=0),
-        hyper_step=jax.jit(
-            steps.create_hyper_step(losses, optimizers, config.hyper), donate_argnums=0
-        ),
-        eval_step=jax.jit(steps.create_eval_step(losses)),
-        task_key=task_key,
-        hyper_key=hyper_key,
+    optimizers = create_optimizers(config, plan.num_steps)
+    init_key, *keys = jax.random.split(jax.random.key(config.seed), 3)
+    task_key, hyper_key = distributed.place(mesh, keys)
+
+    labels = experiment.splits.train.labels
+    padding = distributed.padded_rows(len(labels), num_devices) - len(labels)
+    images = jax.ShapeDtypeStruct(
+        (1, *experiment.splits.train.images.shape[1:]), np.uint8
     )
-    state = create_state(
+    create = functools.partial(
+        create_state,
         config,
         model,
         optimizers,
-        labels=setup.train.labels,
         num_classes=experiment.num_classes,
-        image_shape=jax.eval_shape(losses.clean_inputs, train.images[:1]).shape[1:],
-        key=init_key,
+        image_shape=jax.eval_shape(losses.clean_inputs, images).shape[1:],
+    )
+    labels = np.pad(labels, (0, padding), constant_values=-1)
+    specs = state_specs(jax.eval_shape(create, init_key, labels))
+    shardings = jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec),
+        specs,
+        is_leaf=lambda spec: isinstance(spec, PartitionSpec),
+    )
+    state = jax.jit(create, out_shardings=shardings)(init_key, labels)
+
+    feed, points = _feed(config, experiment, plan, mesh)
+    spmd = functools.partial(distributed.spmd, mesh=mesh)
+    task_step = steps.create_task_step(losses, optimizers)
+    hyper_step = steps.create_hyper_step(losses, optimizers, config.hyper)
+    setup = Setup(
+        config=config,
+        experiment=experiment,
+        plan=plan,
+        feed=feed,
+        mesh=mesh,
+        optimizers=optimizers,
+        task_step=spmd(
+            task_step,
+            in_specs=(specs, points, REPLICATED),
+            out_specs=(specs, REPLICATED),
+            donate=(0,),
+        ),
+        hyper_step=spmd(
+            hyper_step,
+            in_specs=(specs, points, points, REPLICATED),
+            out_specs=(specs, REPLICATED),
+            donate=(0,),
+        ),
+        eval_step=spmd(
+            steps.create_eval_step(losses),
+            in_specs=(REPLICATED, REPLICATED, points),
+            out_specs=REPLICATED,
+        ),
+        task_key=task_key,
+        hyper_key=hyper_key,
     )
     return setup, state
 
 
-def _to_device(dataset: Dataset) -> steps.DeviceData:
-    return steps.DeviceData(*jax.device_put((dataset.images, dataset.labels)))
+def state_specs(state: TrainState) -> TrainState:
+    """Returns where each part of a state is: Lambda by rows, the rest everywhere."""
+    tables = {
+        name: REPLICATED if len(table) == 1 else BY_ROWS
+        for name, table in state.tables.items()
+    }
+    return TrainState(*[REPLICATED] * len(state))._replace(
+        tables=tables,
+        hyper_optimizer_state=type(state.hyper_optimizer_state)(
+            count=REPLICATED, nu=tables, last_touch=tables
+        ),
+    )
+
+
+def _plan(
+    config: ml_collections.ConfigDict,
+    experiment: experiments.Experiment,
+    num_devices: int,
+) -> pipeline.Plan:
+    num_points = {
+        name: len(part.labels) for name, part in experiment.splits._asdict().items()
+    }
+    most = min(num_points["train"], num_points["validation"])
+    if config.batch_size > most:
+        raise RunError(
+            f"config.batch_size is {config.batch_size}, but there are only "
+            f"{num_points['train']} train and {num_points['validation']} validation "
+            f"points; pass --config.batch_size={most} or less."
+        )
+    learns = config_lib.has_hyperparams(config.hyper) and not config.hyper.frozen
+    return pipeline.Plan(
+        num_points=num_points,
+        batch_size=config.batch_size,
+        eval_batch_size=config.eval_batch_size,
+        num_devices=num_devices,
+        epochs=config.epochs,
+        start_epoch=config.hyper.start_epoch if learns else config.epochs,
+        seed=config.seed,
+    )
+
+
+def _feed(
+    config: ml_collections.ConfigDict,
+    experiment: experiments.Experiment,
+    plan: pipeline.Plan,
+    mesh: Mesh,
+) -> tuple[Feed, pipeline.Points]:
+    """Returns the feed, and how the points of a step lie on the mesh."""
+    parts = {
+        name: distributed.place(mesh, (part.images, part.labels))
+        for name, part in experiment.splits._asdict().items()
+    }
+    return pipeline.Resident(plan, parts), REPLICATED

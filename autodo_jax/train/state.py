@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import chex
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
@@ -82,23 +81,21 @@ def create_state(
     config: ml_collections.ConfigDict,
     model: nn.Module,
     optimizers: Optimizers,
-    *,
+    key: chex.PRNGKey,
     labels: chex.Array,
+    *,
     num_classes: int,
     image_shape: tuple[int, int, int],
-    key: chex.PRNGKey,
 ) -> TrainState:
     """Initializes theta and Lambda (Algorithm 1, line 1).
 
     Args:
-      labels: given labels of the train set, [N].
+      key: of the network's initialization.
+      labels: given labels of the train set, [N]; -1 for rows that are padding.
       num_classes: C.
       image_shape: (H, W, channels).
-      key: of the network's initialization.
     """
-    variables = jax.jit(lambda k, x: model.init(k, x, train=False))(
-        key, jnp.zeros((1, *image_shape))
-    )
+    variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
     tables = hyperparams.init(
         labels,
         num_classes=num_classes,

@@ -1,4 +1,8 @@
-"""The two steps of Algorithm 1 and the evaluation, as pure functions to be jitted."""
+"""The two steps of Algorithm 1 and the evaluation, as pure functions of one device.
+
+Each device has its share of the batch, all parameters, and its block of Lambda's rows.
+The functions run under `distributed.spmd` or `jax.pmap`, with AXIS bound.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,9 +13,9 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from autodo_jax import losses
+from autodo_jax import distributed, losses
 from autodo_jax.data import pipeline
-from autodo_jax.hyperparams import state as hyperparams
+from autodo_jax.distributed import AXIS
 from autodo_jax.implicit import solvers, value_and_hypergrad
 from autodo_jax.objective import Objective, split_theta
 from autodo_jax.train.state import Optimizers, TrainState
@@ -21,13 +25,6 @@ Metrics = dict[str, chex.Array]
 # Power iterations behind lambda_max. Where theta is all parameters and lambda_max is
 # logged only, a product is dear and a rough value will do.
 _EIGENVALUE_STEPS, _ROUGH_EIGENVALUE_STEPS = 10, 2
-
-
-class DeviceData(NamedTuple):
-    """A data set on the device."""
-
-    images: chex.Array  # uint8 [N, H, W, C]
-    labels: chex.Array  # int32 [N]
 
 
 class HeadSolve(NamedTuple):
@@ -65,18 +62,32 @@ def point_keys(key: chex.PRNGKey, step: chex.Array, index: chex.Array) -> chex.P
     return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(index)
 
 
+def own_batch(points: pipeline.Points) -> pipeline.Batch:
+    """Returns this device's share of the points of a step.
+
+    Args:
+      points: `index` of all points of the step, [B]; of a `Batch` this device's share
+        of images and labels.
+    """
+    index = distributed.own_part(points.index)
+    if isinstance(points, pipeline.Batch):
+        return points._replace(index=index)
+    return pipeline.take(points.images, points.labels, index)
+
+
 def create_task_step(objective: Objective, optimizers: Optimizers) -> Callable:
-    """Returns `(state, train, index, key) -> (state, metrics)`: lines 4-9."""
+    """Returns `(state, points, key) -> (state, metrics)`: lines 4-9."""
 
     def task_step(
-        state: TrainState, train: DeviceData, index: chex.Array, key: chex.PRNGKey
+        state: TrainState, points: pipeline.Points, key: chex.PRNGKey
     ) -> tuple[TrainState, Metrics]:
-        batch = pipeline.take(train.images, train.labels, index)  # line 4
-        rows = hyperparams.gather(state.tables, index)
-        keys = point_keys(key, state.step, index)
+        batch = own_batch(points)  # line 4
+        rows = distributed.own_rows(state.tables, points.index)
+        keys = point_keys(key, state.step, batch.index)
         (loss, batch_stats), grads = jax.value_and_grad(  # lines 5-8
             objective.task_loss, has_aux=True
         )(state.params, state.batch_stats, rows, batch, keys)
+        loss, grads = distributed.mean((loss, grads))
         updates, optimizer_state = optimizers.task.update(  # line 9
             grads, state.optimizer_state, state.params
         )
@@ -94,42 +105,49 @@ def create_task_step(objective: Objective, optimizers: Optimizers) -> Callable:
 def create_hyper_step(
     objective: Objective, optimizers: Optimizers, hyper: ml_collections.ConfigDict
 ) -> Callable:
-    """Returns `(state, train, validation, index, validation_index, key) ->
-    (state, metrics)`: lines 12-19.
+    """Returns `(state, points, validation_points, key) -> (state, metrics)`, lines
+    12-19.
     """
     solver = create_solver(hyper)
 
+    def inner_loss(theta, rows, *args):
+        # Of all rows, which are the same everywhere, so that their gradient can be
+        # averaged over the devices as any other.
+        own = jax.tree.map(distributed.own_part, rows)
+        return objective.inner_loss(theta, own, *args)
+
     def hyper_step(
         state: TrainState,
-        train: DeviceData,
-        validation: DeviceData,
-        index: chex.Array,
-        validation_index: chex.Array,
+        points: pipeline.Points,
+        validation_points: pipeline.Points,
         key: chex.PRNGKey,
     ) -> tuple[TrainState, Metrics]:
-        batch = pipeline.take(train.images, train.labels, index)  # line 12
-        validation_batch = pipeline.take(  # line 13
-            validation.images, validation.labels, validation_index
-        )
+        batch = own_batch(points)  # line 12
+        validation_batch = own_batch(validation_points)  # line 13
         # The gradient is taken in the gathered rows, never in the N x K table.
-        rows = hyperparams.gather(state.tables, index)
+        rows = distributed.all_rows(state.tables, points.index)
         count = state.hyper_optimizer_state.count
-        keys = point_keys(key, count, index)
+        keys = point_keys(key, count, batch.index)
         theta, others = split_theta(state.params, hyper.theta)
         outer_loss, row_grads, info = value_and_hypergrad(  # lines 14-18
-            objective.inner_loss,
+            inner_loss,
             objective.outer_loss,
             theta,
             rows,
             inner_args=(others, state.batch_stats, batch, keys),
             outer_args=(others, state.batch_stats, validation_batch),
             solver=solver,
+            axis_name=AXIS,
         )
+        positions = {
+            name: distributed.positions(table, points.index)
+            for name, table in state.tables.items()
+        }
         tables, hyper_optimizer_state = optimizers.hyper.update(  # line 19
             state.tables,
             state.hyper_optimizer_state,
             row_grads,
-            index,
+            positions,
             optimizers.hyper_schedule(count),
         )
         lambda_max, step_size = info.solver_info
@@ -149,11 +167,14 @@ def create_hyper_step(
 
 
 def create_eval_step(objective: Objective) -> Callable:
-    """Returns `(params, batch_stats, data, index) -> (losses, predictions)`, [B]."""
+    """Returns `(params, batch_stats, points) -> (losses, predictions)`, [B]."""
 
-    def eval_step(params, batch_stats, data: DeviceData, index: chex.Array):
-        batch = pipeline.take(data.images, data.labels, index)
+    def eval_step(params, batch_stats, points: pipeline.Points):
+        batch = own_batch(points)
         logits = objective.predict(params, batch_stats, batch.image)
-        return losses.cross_entropy(logits, batch.label), jnp.argmax(logits, -1)
+        point_losses = losses.cross_entropy(logits, batch.label)
+        return jax.tree.map(
+            distributed.all_parts, (point_losses, jnp.argmax(logits, -1))
+        )
 
     return eval_step

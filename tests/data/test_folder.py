@@ -25,6 +25,7 @@ def fields(data_dir, **changed):
         "data_dir": str(data_dir),
         "image_size": (),
         "resize": "crop",
+        "stream": False,
         "mean": (0.5, 0.5, 0.5),
         "max_train_points": 0,
         "max_test_points": 0,

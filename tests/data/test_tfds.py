@@ -30,6 +30,7 @@ def data_config(source, data_dir, **fields):
             "max_test_points": 0,
             "image_size": (),
             "resize": "crop",
+            "stream": False,
             "mean": (0.5, 0.5, 0.5),
             **fields,
         }
@@ -167,7 +168,7 @@ def test_images_are_resized_and_grey_where_one_channel_is_asked_for(cifar10):
     for row in (0, 77, 199):
         image = Image.fromarray(pixels[number(train.ids)[row]]).convert("L")
         expected = np.asarray(image.resize((24, 16), Image.Resampling.BILINEAR))
-        np.testing.assert_array_equal(train.images[row, ..., 0], expected)
+        np.testing.assert_array_equal(train.images[row][..., 0], expected)
 
 
 def test_ids_are_positions_where_the_data_set_has_none(monkeypatch, tmp_path):

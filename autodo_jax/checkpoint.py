@@ -1,0 +1,227 @@
+"""Saved states of a run, by Orbax: atomic, in the background, verified when read.
+
+Orbax reads wrong values where a bit of a file has flipped, and does not fall back. So
+the checksums of all files of a checkpoint lie beside them, written before its folder
+gets its name (`sha256sum -c sha256sums` checks them too). Where they do not match, the
+checkpoint is set aside and the one before it is taken.
+"""
+
+import contextlib
+import hashlib
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+_CHECKSUMS = "sha256sums"
+# Orbax notes the time in it when the folder gets its name; nothing is read from it.
+_TIMES = "_CHECKPOINT_METADATA"
+_DIGEST = 64  # hexadecimal digits of a SHA-256
+_DAMAGED = ".damaged"  # behind the name of a checkpoint that was set aside
+
+PyTree = Any
+
+
+class CheckpointError(OSError):
+    """A state that cannot be saved or read; the message says how to mend it."""
+
+
+class Checkpoints:
+    """Context of the checkpoints of one run, folders named for the step.
+
+    In a run of several processes all of them call each method, and all see the folder.
+    """
+
+    def __init__(
+        self, folder: pathlib.Path, *, keep: int, warn: Callable[[str], None] = print
+    ):
+        """Opens the folder and sets aside what is newer than the newest whole one.
+
+        Args:
+          folder: need not exist yet.
+          keep: checkpoints that stay, the latest; beside them the best by `val_error`.
+          warn: is told of what is set aside.
+
+        Raises:
+          CheckpointError: a folder that cannot be read or written.
+        """
+        self._folder = folder.absolute()
+        self._saving = 0
+        with _explained(self._folder):
+            if jax.process_index() == 0:
+                _set_damaged_aside(self._folder, warn)
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("checkpoints are verified")
+            self._manager = ocp.CheckpointManager(
+                self._folder, options=self._options(keep)
+            )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, error_type: Any, *_: Any) -> None:
+        self.close(after_error=error_type is not None)
+
+    def close(self, *, after_error: bool = False) -> None:
+        """Releases the folder.
+
+        Args:
+          after_error: of whatever kind, which is not to be hidden by another. Other
+            processes, which closing would wait for, may be gone.
+        """
+        if not after_error:
+            with _explained(self._folder):
+                self._manager.close()
+        elif jax.process_count() == 1:
+            with contextlib.suppress(Exception):
+                self._manager.close()
+
+    def save(
+        self, step: int, state: PyTree, journal: dict, *, val_error: float
+    ) -> None:
+        """Begins to save; `state` may be given away as soon as this returns.
+
+        Args:
+          step: rises from one checkpoint to the next.
+          state: pytree of arrays.
+          journal: what else a resumed run needs, as JSON can hold it.
+          val_error: of the last epoch, by which the best checkpoint is chosen.
+
+        Raises:
+          CheckpointError: this or the checkpoint before it could not be written.
+        """
+        items = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(state), journal=ocp.args.JsonSave(journal)
+        )
+        with _explained(self._folder):
+            self._manager.wait_until_finished()
+            self._saving = step
+            self._manager.save(step, args=items, metrics={"val_error": val_error})
+
+    def wait(self) -> None:
+        """Returns when what has been saved is on the disk.
+
+        Raises:
+          CheckpointError: it could not be written.
+        """
+        with _explained(self._folder):
+            self._manager.wait_until_finished()
+
+    def restore(self, like: PyTree) -> tuple[PyTree, dict] | None:
+        """Returns the state and the journal of the newest checkpoint; None without one.
+
+        Args:
+          like: arrays with the shapes and shardings to restore to, which may be those
+            of other devices: a leading axis longer or shorter than the saved one, as
+            the padding of Lambda makes it, is filled with zeros or cut.
+
+        Raises:
+          CheckpointError: a checkpoint of another state.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        restore_args = jax.tree.map(
+            lambda leaf: ocp.ArrayRestoreArgs(
+                sharding=leaf.sharding,
+                global_shape=leaf.shape,
+                dtype=leaf.dtype,
+                strict=False,
+            ),
+            like,
+        )
+        items = ocp.args.Composite(
+            state=ocp.args.PyTreeRestore(like, restore_args=restore_args),
+            journal=ocp.args.JsonRestore(),
+        )
+        with _explained(self._folder / str(step)):
+            restored = self._manager.restore(step, args=items)
+        return restored.state, restored.journal
+
+    def _options(self, keep: int) -> ocp.CheckpointManagerOptions:
+        policies = ocp.checkpoint_managers
+        best = policies.BestN(get_metric_fn=lambda m: -m["val_error"], n=1)
+        return ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(
+                [policies.LatestN(keep), best]
+            ),
+            cleanup_tmp_directories=True,
+            # Called when all files are written, before the folder gets its name.
+            async_options=ocp.AsyncOptions(
+                post_finalization_callback=self._write_checksums
+            ),
+        )
+
+    def _write_checksums(self) -> None:
+        if jax.process_index() == 0:
+            (folder,) = self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+            lines = [f"{digest}  {name}\n" for name, digest in _checksums(folder)]
+            (folder / _CHECKSUMS).write_text("".join(lines))
+
+
+class _explained:
+    """Context that turns what Orbax and the system raise into one line."""
+
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, CheckpointError):
+            reason = " ".join(str(error).split())[:300]
+            if "RESOURCE_EXHAUSTED" in reason or "No space left" in reason:
+                reason = "no space left on the disk"
+            raise CheckpointError(
+                f"checkpoints in {self._path} fail: {reason}; what was saved before is "
+                "intact: mend the cause and run the same command again"
+            ) from error
+
+
+def _set_damaged_aside(folder: pathlib.Path, warn: Callable[[str], None]) -> None:
+    """Renames what has no checksums, and what is newer than the newest that match."""
+    found_whole = False
+    for path in sorted(_steps(folder), key=lambda path: int(path.name), reverse=True):
+        problem = _problem(path, with_contents=not found_whole)
+        if problem is None:
+            found_whole = True
+            continue
+        aside = path.with_name(path.name + _DAMAGED)
+        number = 0
+        while aside.exists():
+            number += 1
+            aside = path.with_name(f"{path.name}{_DAMAGED}{number}")
+        path.rename(aside)
+        warn(f"warning: checkpoint {path} is damaged ({problem}): now {aside.name}")
+
+
+def _steps(folder: pathlib.Path) -> list[pathlib.Path]:
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if path.name.isdecimal()]
+
+
+def _problem(path: pathlib.Path, *, with_contents: bool) -> str | None:
+    """What is wrong with a checkpoint; None for nothing."""
+    try:
+        lines = (path / _CHECKSUMS).read_text().splitlines()
+        expected = {line[_DIGEST:].lstrip(): line[:_DIGEST] for line in lines}
+        if not expected:
+            return f"{_CHECKSUMS} is empty"
+        found = dict(_checksums(path)) if with_contents else expected
+    except (OSError, UnicodeDecodeError) as error:
+        return str(error)
+    wrong = [name for name, digest in expected.items() if found.get(name) != digest]
+    return f"{wrong[0]} is not what was saved" if wrong else None
+
+
+def _checksums(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name not in (_CHECKSUMS, _TIMES):
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            yield path.relative_to(folder).as_posix(), digest

@@ -1,0 +1,185 @@
+"""One program on many devices: the mesh, who owns which row, how processes start.
+
+The step functions are written for one device and its share of the batch. They average
+over AXIS, the only axis of the mesh, and run under `spmd` or `jax.pmap` alike.
+
+Row ownership: a table of Lambda with a row for each train point is cut into equal
+blocks, one a device, padded at its end. A table of a single row, the shared
+augmentation, is on every device.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = "data"
+REPLICATED, BY_ROWS = PartitionSpec(), PartitionSpec(AXIS)
+
+PyTree = Any
+
+
+def create_mesh(num_devices: int) -> Mesh:
+    """Returns a mesh of the first devices, those of a process next to each other."""
+    devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+    return Mesh(np.array(devices[:num_devices]), (AXIS,))
+
+
+def usable_devices(batch_size: int, requested: int) -> int:
+    """Returns how many devices share each batch.
+
+    Args:
+      batch_size: points a step, B.
+      requested: a number of devices, or 0 for all of them; a single process then takes
+        as many as divide B.
+
+    Raises:
+      ValueError: more devices than there are; a batch that cannot be shared equally.
+    """
+    present = jax.device_count()
+    if requested > present:
+        raise ValueError(
+            f"config.num_devices is {requested}, but there are {present} devices"
+        )
+    if requested and jax.process_count() > 1 and requested < present:
+        raise ValueError(
+            f"config.num_devices is {requested}; {jax.process_count()} processes use "
+            f"all their {present} devices: leave it 0 and start fewer processes"
+        )
+    num_devices = requested or present
+    if not requested and jax.process_count() == 1:
+        num_devices = max(n for n in range(1, present + 1) if batch_size % n == 0)
+    if batch_size % num_devices:
+        less = batch_size - batch_size % num_devices
+        sizes = f"{less or ''}{' or ' if less else ''}{less + num_devices}"
+        raise ValueError(
+            f"config.batch_size is {batch_size}, which {num_devices} devices cannot "
+            f"share equally; pass --config.batch_size={sizes}"
+        )
+    return num_devices
+
+
+def padded_rows(num_rows: int, num_devices: int) -> int:
+    """Returns the rows of a table cut into equal blocks of two or more rows.
+
+    So a block is never taken for the single row of a shared table.
+    """
+    if num_rows == 1:
+        return 1
+    return num_devices * max(2, -(-num_rows // num_devices))
+
+
+def place(mesh: Mesh, tree: PyTree, spec: PyTree = REPLICATED) -> PyTree:
+    """Puts arrays on the mesh; each process passes the same, whole arrays.
+
+    Args:
+      mesh: of all devices in use.
+      tree: host or device arrays.
+      spec: a PartitionSpec for all, or a pytree prefix of them.
+    """
+
+    def put(sharding, part):
+        def put_leaf(leaf):
+            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                data = put_leaf(jax.random.key_data(leaf))
+                return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+            leaf = np.asarray(leaf)
+            # Unlike device_put it does not compare the array between the processes.
+            return jax.make_array_from_callback(
+                leaf.shape, sharding, lambda index: leaf[index]
+            )
+
+        return jax.tree.map(put_leaf, part)
+
+    shardings = jax.tree.map(
+        lambda s: NamedSharding(mesh, s),
+        spec,
+        is_leaf=lambda s: isinstance(s, PartitionSpec),
+    )
+    return jax.tree.map(put, shardings, tree)
+
+
+def spmd(
+    function: Callable,
+    mesh: Mesh,
+    in_specs: Any,
+    out_specs: Any,
+    *,
+    donate: tuple[int, ...] = (),
+) -> Callable:
+    """Returns `function`, written for one device, compiled for all of the mesh."""
+    mapped = jax.shard_map(
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )
+    return jax.jit(mapped, donate_argnums=donate)
+
+
+def mean(tree: PyTree) -> PyTree:
+    """Averages over the devices: of derivatives of local losses, never inside them."""
+    return jax.lax.pmean(tree, AXIS)
+
+
+def own_part(x: chex.Array) -> chex.Array:
+    """Returns this device's share [B / devices, ...] of what all devices hold [B, ...].
+
+    Raises:
+      ValueError: a length that the devices cannot share equally.
+    """
+    num_devices = jax.lax.axis_size(AXIS)
+    if len(x) % num_devices:
+        raise ValueError(f"{num_devices} devices cannot share {len(x)} points equally.")
+    size = len(x) // num_devices
+    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(AXIS) * size, size)
+
+
+def all_parts(x: chex.Array) -> chex.Array:
+    """Returns the shares [B / devices, ...] of all devices, [B, ...]."""
+    return jax.lax.all_gather(x, AXIS, tiled=True)
+
+
+def positions(block: chex.Array, index: chex.Array) -> chex.Array:
+    """Returns where the rows of the points `index` [B] stand in this device's block.
+
+    `len(block)`, one past its end, for the rows that other devices own and for padding,
+    -1; zero for a shared table.
+    """
+    num_rows = len(block)
+    first = 0 if num_rows == 1 else jax.lax.axis_index(AXIS) * num_rows
+    at = jnp.zeros_like(index) if num_rows == 1 else index - first
+    is_owned = (index >= 0) & (at >= 0) & (at < num_rows)
+    return jnp.where(is_owned, at, num_rows)
+
+
+def all_rows(blocks: Mapping[str, chex.Array], index: chex.Array) -> dict:
+    """Returns the rows [B, ...] of the points `index` [B], on every device."""
+    return {
+        name: held if len(blocks[name]) == 1 else jax.lax.psum(held, AXIS)
+        for name, held in _held_rows(blocks, index).items()
+    }
+
+
+def own_rows(blocks: Mapping[str, chex.Array], index: chex.Array) -> dict:
+    """Returns the rows [B / devices, ...] of this device's share of the batch.
+
+    Args:
+      blocks: this device's blocks of the tables.
+      index: points of the whole batch, [B].
+    """
+    return {
+        name: own_part(held)
+        if len(blocks[name]) == 1
+        else jax.lax.psum_scatter(held, AXIS, tiled=True)
+        for name, held in _held_rows(blocks, index).items()
+    }
+
+
+def _held_rows(blocks: Mapping[str, chex.Array], index: chex.Array) -> dict:
+    """Rows [B, ...] that this device owns; zero for the others."""
+    return {
+        name: block.at[positions(block, index)].get(mode="fill", fill_value=0)
+        for name, block in blocks.items()
+    }

@@ -1,0 +1,192 @@
+"""The processes of a run on several hosts: their start, how they stop, how they fail.
+
+JAX's own distributed runtime does the work. All processes run the same program; the
+first writes files and reports, and a folder that all of them see holds the checkpoints.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import multihost_utils
+
+PyTree = Any
+
+# Seconds. A process that has died is noticed after the heartbeat's.
+_START_TIMEOUT, _HEARTBEAT_TIMEOUT = 300, 60
+
+
+class Cluster(NamedTuple):
+    """How this process finds the others; empty for a run of one process."""
+
+    from_scheduler: bool = False  # SLURM, Open MPI, TPU pods, Kubernetes say the rest
+    coordinator: str | None = None  # HOST:PORT of process 0
+    num_processes: int | None = None
+    process_id: int | None = None
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved its state; `signum` is the signal."""
+
+    def __init__(self, message: str, signum: int):
+        super().__init__(message)
+        self.signum = signum
+
+
+def start(cluster: Cluster) -> None:
+    """Joins the other processes; nothing to do for a run of one.
+
+    Raises:
+      ValueError: options that do not tell enough, or an environment of no scheduler.
+      RuntimeError: the others cannot be reached.
+    """
+    if cluster == Cluster():
+        return
+    explicit = cluster[1:]
+    if not cluster.from_scheduler and None in explicit:
+        raise ValueError(
+            "several processes need --coordinator=HOST:PORT, --num_processes and "
+            "--process_id together, or --distributed under a scheduler"
+        )
+    number, count = cluster.process_id, cluster.num_processes
+    if number is not None and count is not None and not 0 <= number < count:
+        raise ValueError(f"--process_id is {number}, expected 0 to {count - 1}")
+    try:
+        jax.distributed.initialize(
+            *explicit,
+            initialization_timeout=_START_TIMEOUT,
+            heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"no scheduler was recognised ({str(error).partition(chr(10))[0]}); pass "
+            "--coordinator=HOST:PORT, --num_processes and --process_id"
+        ) from error
+
+
+def is_first() -> bool:
+    """True in the process that writes files and reports."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when all processes have come here; `name` tells the places apart."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def decided_by_first(value: int) -> int:
+    """Returns the value of the first process, in all of them."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(value))
+
+
+def fetch(tree: PyTree) -> PyTree:
+    """Returns whole arrays on the host, also those spread over processes."""
+    return jax.tree.map(
+        lambda x: (
+            jax.device_get(x)
+            if x.is_fully_addressable or x.is_fully_replicated
+            else multihost_utils.process_allgather(x, tiled=True)
+        ),
+        tree,
+    )
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[Callable[[int], int]]:
+    """Context in which SIGTERM and SIGINT only ask a run to stop.
+
+    Yields `requested(step)`, to be called after each step in all processes with the
+    same rising number; it returns the signal that asks to stop, the same everywhere, or
+    0. A second signal ends the process at once.
+    """
+    if jax.process_count() > 1:
+        # JAX handles SIGTERM then, and finds a step that all processes reach.
+        yield (
+            lambda step: (
+                signal.SIGTERM
+                if multihost_utils.reached_preemption_sync_point(step)
+                else 0
+            )
+        )
+        return
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda step: 0  # Only the main thread may handle signals.
+        return
+    received: list[int] = []
+    former: dict[int, Any] = {}
+
+    def restore(*_: Any) -> None:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+    def handle(signum: int, _: Any) -> None:
+        received.append(signum)
+        restore()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        former[number] = signal.signal(number, handle)
+    try:
+        yield lambda step: received[0] if received else 0
+    finally:
+        restore()
+
+
+class Watchdog:
+    """Context that says on stderr when no step has ended for a while."""
+
+    def __init__(self, seconds: float):
+        """Args: the seconds until it speaks up, and again; 0 for never."""
+        self._seconds = seconds
+        self._last = time.monotonic()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        if self._seconds:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._done.set()
+
+    def step_ended(self) -> None:
+        """To be called after each step."""
+        self._last = time.monotonic()
+
+    def _watch(self) -> None:
+        reported = self._last
+        while not self._done.wait(min(self._seconds / 4, 10)):
+            idle = time.monotonic() - max(self._last, reported)
+            if idle >= self._seconds:
+                reported = time.monotonic()
+                print(
+                    f"autodo_jax: process {jax.process_index()}: no step has ended for "
+                    f"{reported - self._last:.0f} s; another process may hang or a "
+                    "device be stuck",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """True of an error that comes from another process of the run."""
+    if jax.process_count() == 1:
+        return False
+    told = str(error).lower()
+    return any(name in told for name in ("gloo", "nccl", "coordination", "peer"))
+
+
+def leave(status: int) -> None:
+    """Ends this process without waiting for the others, which may be gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,176 @@
+"""What a run notes beside its state, and when both are saved."""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import chex
+import jax
+import ml_collections
+
+from autodo_jax import processes
+from autodo_jax.train.setup import RunError
+from autodo_jax.train.state import TrainState
+
+# Steps between two looks at the clock of the first process, which the others wait for.
+_CLOCK_STEPS = 32
+
+History = dict[str, list[dict[str, chex.Array]]]
+
+
+@dataclasses.dataclass
+class Journal:
+    """Where a run stands, and the numbers it has collected.
+
+    Attributes:
+      records: lines of metrics.jsonl, of the finished epochs.
+      history: metrics of each step of the epoch under way, by phase: as many steps are
+        behind it.
+      step: task and hyper steps behind the run, in all.
+      data: fingerprint of the points.
+      former_seconds: of the starts before this one.
+    """
+
+    data: str = ""
+    records: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    history: History = dataclasses.field(default_factory=lambda: _empty_history())
+    step: int = 0
+    former_seconds: float = 0.0
+    _start: float = dataclasses.field(default_factory=time.monotonic)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch under way, from 0."""
+        return len(self.records)
+
+    def seconds(self) -> float:
+        """Seconds of training, over all starts."""
+        return self.former_seconds + time.monotonic() - self._start
+
+    def end_step(self, phase: str, values: dict[str, chex.Array]) -> None:
+        """Notes the metrics of a step."""
+        self.history[phase].append(values)
+        self.step += 1
+
+    def end_epoch(self, record: dict[str, Any]) -> None:
+        """Notes the metrics of an epoch."""
+        self.records.append(record)
+        self.history = _empty_history()
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the journal as JSON can hold it; `Journal.from_json` reads it."""
+        return {
+            "data": self.data,
+            "records": self.records,
+            "history": {name: to_floats(self.history[name]) for name in self.history},
+            "step": self.step,
+            "seconds": self.seconds(),
+        }
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> "Journal":
+        """Returns the journal that `to_json` was called on."""
+        names = ("data", "records", "history", "step", "seconds")
+        return cls(*(saved[name] for name in names))
+
+
+def to_floats(history: Sequence[Mapping[str, chex.Array]]) -> list[dict[str, float]]:
+    """Returns the metrics of some steps, fetched from the device at once."""
+    return [
+        {name: float(value) for name, value in values.items()}
+        for values in jax.device_get(history)
+    ]
+
+
+def _empty_history() -> History:
+    return {"task": [], "hyper": []}
+
+
+class Keeper:
+    """Context that saves a run as often as its configuration says."""
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        folder: pathlib.Path,
+        warn: Callable[[str], None] = print,
+    ):
+        """Args: the configuration; the folder of the checkpoints; who is warned."""
+        self._config, self._folder, self._warn = config, folder, warn
+        self._checkpoints: Any = None
+        self._last = time.monotonic()
+
+    def __enter__(self) -> "Keeper":
+        return self
+
+    def __exit__(self, error_type: Any, *_: Any) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.close(after_error=error_type is not None)
+
+    def restore(self, state: TrainState, data: str) -> tuple[TrainState, Journal]:
+        """Returns the newest saved state with its journal, or `state` and an empty one.
+
+        Args:
+          state: at the start of the run.
+          data: fingerprint of the points.
+
+        Raises:
+          RunError: a checkpoint of other data.
+          CheckpointError: a checkpoint that cannot be read.
+        """
+        if not processes.decided_by_first(self._folder.exists()):
+            return state, Journal(data)
+        restored = self._open().restore(state)
+        if restored is None:
+            return state, Journal(data)
+        state, journal = restored[0], Journal.from_json(restored[1])
+        if journal.data != data:
+            raise RunError(
+                f"the data are not those of the checkpoints in {self._folder}: other "
+                "images or labels; restore them, or pass --overwrite or --workdir"
+            )
+        self._warn(f"goes on from the checkpoint in epoch {journal.epoch + 1}")
+        return state, journal
+
+    def after_step(self, state: TrainState, journal: Journal) -> None:
+        """Saves where `checkpoint_minutes` have passed since the last time."""
+        shared = jax.process_count() > 1
+        if (not shared or journal.step % _CLOCK_STEPS == 0) and self._is_time():
+            self.save(state, journal)
+
+    def after_epoch(self, state: TrainState, journal: Journal) -> None:
+        """Saves where `checkpoint_every` epochs or `checkpoint_minutes` have passed."""
+        every = self._config.checkpoint_every
+        if (every and journal.epoch % every == 0) or self._is_time():
+            self.save(state, journal)
+
+    def save(
+        self, state: TrainState, journal: Journal, *, and_wait: bool = False
+    ) -> None:
+        """Saves, in the background unless told to wait.
+
+        Raises:
+          CheckpointError: this or the checkpoint before it could not be written.
+        """
+        self._last = time.monotonic()
+        errors = [record["val_error"] for record in journal.records[-1:]] or [100.0]
+        checkpoints = self._open()
+        checkpoints.save(journal.step, state, journal.to_json(), val_error=errors[0])
+        if and_wait:
+            checkpoints.wait()
+
+    def _is_time(self) -> bool:
+        minutes = self._config.checkpoint_minutes
+        passed = time.monotonic() - self._last
+        return bool(minutes and processes.decided_by_first(int(passed >= 60 * minutes)))
+
+    def _open(self) -> Any:
+        if self._checkpoints is None:
+            from autodo_jax import checkpoint  # Orbax takes its time to import.
+
+            self._checkpoints = checkpoint.Checkpoints(
+                self._folder, keep=self._config.checkpoint_keep, warn=self._warn
+            )
+        return self._checkpoints
