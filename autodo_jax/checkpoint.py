@@ -143,11 +143,17 @@ class Checkpoints:
 
     def _options(self, keep: int) -> ocp.CheckpointManagerOptions:
         policies = ocp.checkpoint_managers
-        best = policies.BestN(get_metric_fn=lambda m: -m["val_error"], n=1)
+        best = policies.BestN(
+            get_metric_fn=lambda metrics: -metrics["val_error"],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
         return ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(
                 [policies.LatestN(keep), best]
             ),
+            # Only with it the metrics are saved, for the choice of a resumed run.
+            best_fn=lambda metrics: -metrics["val_error"],
             cleanup_tmp_directories=True,
             # Called when all files are written, before the folder gets its name.
             async_options=ocp.AsyncOptions(

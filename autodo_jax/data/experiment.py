@@ -27,7 +27,7 @@ class Experiment:
         digest = hashlib.sha256()
         for part in self.splits:
             for array in (part.labels, part.ids):
-                digest.update(np.ascontiguousarray(array))
+                digest.update(array.tobytes())
         return digest.hexdigest()
 
 

@@ -5,6 +5,7 @@ a run, and it depends neither on the number of devices nor on where the data are
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -134,6 +135,7 @@ class Resident:
             )
 
 
+@functools.lru_cache(maxsize=8)  # Readers ask for single steps of it.
 def shuffled_order(
     num_points: int, batch_size: int, num_steps: int, *, seed: tuple[int, ...]
 ) -> np.ndarray:
@@ -148,7 +150,9 @@ def shuffled_order(
         rng.permutation(num_points)[: per_pass * batch_size] for _ in range(passes)
     ]
     order = np.concatenate(orders).reshape(-1, batch_size)
-    return order[:num_steps].astype(np.int32)
+    order = order[:num_steps].astype(np.int32)
+    order.flags.writeable = False
+    return order
 
 
 def sequential_order(num_points: int, batch_size: int) -> np.ndarray:

@@ -53,7 +53,9 @@ def run(
         _replace(workdir / "config.json", config.to_json_best_effort(indent=2) + "\n")
     setup, state = prepare(config)
     with (
-        progress.EpochProgress(config.epochs, bar=show_bar) as shown,
+        progress.EpochProgress(
+            config.epochs, bar=show_bar, quiet=not processes.is_first()
+        ) as shown,
         Keeper(config, workdir / "checkpoints", shown.message) as keeper,
         processes.stop_requests() as stop_requested,
         processes.Watchdog(60 * config.watchdog_minutes) as watchdog,
@@ -216,7 +218,7 @@ def _run_phase(
     phase: str,
     after_step: AfterStep,
 ) -> tuple[TrainState, float]:
-    """Runs the steps the journal does not have; returns the seconds waited for data."""
+    """Runs the steps the journal lacks; returns the seconds devices waited for data."""
     step, key = {
         "task": (setup.task_step, setup.task_key),
         "hyper": (setup.hyper_step, setup.hyper_key),
@@ -227,7 +229,9 @@ def _run_phase(
     while True:
         before = time.monotonic()
         points = next(batches, None)
-        waited += time.monotonic() - before
+        # While an earlier step is under way the devices do not wait.
+        if not history or all(value.is_ready() for value in history[-1].values()):
+            waited += time.monotonic() - before
         if points is None:
             return state, waited
         state, values = step(state, *points, key)

@@ -9,8 +9,11 @@ import tqdm
 class EpochProgress:
     """Context that shows loss, errors and time left after each epoch."""
 
-    def __init__(self, num_epochs: int, *, bar: bool):
+    def __init__(self, num_epochs: int, *, bar: bool, quiet: bool = False):
+        """Args: epochs of the run; whether to show a bar, or nothing at all."""
         self._num_epochs = num_epochs
+        self._quiet = quiet
+        bar = bar and not quiet
         self._first = 0
         self._start = time.monotonic()
         self._bar = tqdm.tqdm(total=num_epochs, unit="epoch") if bar else None
@@ -36,6 +39,8 @@ class EpochProgress:
         )
         if "outer_loss" in record:
             summary += f", outer loss {record['outer_loss']:.3f}"
+        if self._quiet:
+            return
         if self._bar is not None:
             self._bar.set_postfix_str(summary, refresh=False)
             self._bar.update()
@@ -51,5 +56,5 @@ class EpochProgress:
         """Shows a line without disturbing the bar."""
         if self._bar is not None:
             self._bar.write(text)
-        else:
+        elif not self._quiet:
             print(text, flush=True)

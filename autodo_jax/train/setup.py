@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import chex
 import jax
@@ -14,8 +14,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from autodo_jax import config as config_lib
 from autodo_jax import distributed, models, objective
 from autodo_jax.data import experiment as experiments
-from autodo_jax.data import pipeline
+from autodo_jax.data import pipeline, stream
 from autodo_jax.distributed import AXIS, BY_ROWS, REPLICATED
+from autodo_jax.hyperparams.row_rmsprop import RowRMSpropState
 from autodo_jax.train import steps
 from autodo_jax.train.state import (
     Optimizers,
@@ -138,12 +139,9 @@ def state_specs(state: TrainState) -> TrainState:
         name: REPLICATED if len(table) == 1 else BY_ROWS
         for name, table in state.tables.items()
     }
-    return TrainState(*[REPLICATED] * len(state))._replace(
-        tables=tables,
-        hyper_optimizer_state=type(state.hyper_optimizer_state)(
-            count=REPLICATED, nu=tables, last_touch=tables
-        ),
-    )
+    everywhere: Any = TrainState(*[REPLICATED] * len(state))  # type: ignore[arg-type]
+    by_rows: Any = RowRMSpropState(REPLICATED, nu=tables, last_touch=tables)
+    return everywhere._replace(tables=tables, hyper_optimizer_state=by_rows)
 
 
 def _plan(
@@ -178,10 +176,29 @@ def _feed(
     experiment: experiments.Experiment,
     plan: pipeline.Plan,
     mesh: Mesh,
-) -> tuple[Feed, pipeline.Points]:
-    """Returns the feed, and how the points of a step lie on the mesh."""
-    parts = {
-        name: distributed.place(mesh, (part.images, part.labels))
-        for name, part in experiment.splits._asdict().items()
-    }
-    return pipeline.Resident(plan, parts), REPLICATED
+) -> tuple[Feed, Any]:
+    """Returns the feed, and specs of how the points of a step lie on the mesh."""
+    parts = experiment.splits._asdict()
+    if not config.data.stream:
+        resident = {
+            name: distributed.place(mesh, (part.images, part.labels))
+            for name, part in parts.items()
+        }
+        return pipeline.Resident(plan, resident), REPLICATED
+    by_rows = NamedSharding(mesh, BY_ROWS)
+
+    def to_device(batch: pipeline.Batch) -> pipeline.Batch:
+        image, label = (
+            jax.make_array_from_process_local_data(by_rows, local)
+            for local in (batch.image, batch.label)
+        )
+        return batch._replace(image=image, label=label)
+
+    feed = stream.Streamed(
+        plan,
+        parts,
+        to_device=to_device,
+        num_workers=config.data.num_workers,
+        share=stream.Share(jax.process_index(), jax.process_count()),
+    )
+    return feed, pipeline.Batch(BY_ROWS, BY_ROWS, REPLICATED)
