@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 _CHECKSUMS = "sha256sums"
 # Orbax notes the time in it when the folder gets its name; nothing is read from it.
 _TIMES = "_CHECKPOINT_METADATA"
+_STATE = "state/"
 _DIGEST = 64  # hexadecimal digits of a SHA-256
 _DAMAGED = ".damaged"  # behind the name of a checkpoint that was set aside
 
@@ -192,7 +193,7 @@ def _set_damaged_aside(folder: pathlib.Path, warn: Callable[[str], None]) -> Non
     """Renames what has no checksums, and what is newer than the newest that match."""
     found_whole = False
     for path in sorted(_steps(folder), key=lambda path: int(path.name), reverse=True):
-        problem = _problem(path, with_contents=not found_whole)
+        problem = _problem(path, with_state=not found_whole)
         if problem is None:
             found_whole = True
             continue
@@ -211,23 +212,32 @@ def _steps(folder: pathlib.Path) -> list[pathlib.Path]:
     return [path for path in folder.iterdir() if path.name.isdecimal()]
 
 
-def _problem(path: pathlib.Path, *, with_contents: bool) -> str | None:
-    """What is wrong with a checkpoint; None for nothing."""
+def _problem(path: pathlib.Path, *, with_state: bool) -> str | None:
+    """What is wrong with a checkpoint; None for nothing.
+
+    Orbax reads the metrics of all of them, and the state, which is large, of one.
+    """
     try:
         lines = (path / _CHECKSUMS).read_text().splitlines()
-        expected = {line[_DIGEST:].lstrip(): line[:_DIGEST] for line in lines}
-        if not expected:
-            return f"{_CHECKSUMS} is empty"
-        found = dict(_checksums(path)) if with_contents else expected
+        found = dict(_checksums(path, with_state=with_state))
     except (OSError, UnicodeDecodeError) as error:
         return str(error)
-    wrong = [name for name, digest in expected.items() if found.get(name) != digest]
-    return f"{wrong[0]} is not what was saved" if wrong else None
+    if not lines:
+        return f"{_CHECKSUMS} is empty"
+    for line in lines:
+        name, digest = line[_DIGEST:].lstrip(), line[:_DIGEST]
+        if found.get(name) != digest and (with_state or not name.startswith(_STATE)):
+            return f"{name} is not what was saved"
+    return None
 
 
-def _checksums(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
+def _checksums(
+    folder: pathlib.Path, *, with_state: bool = True
+) -> Iterator[tuple[str, str]]:
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in (_CHECKSUMS, _TIMES):
+        name = path.relative_to(folder).as_posix()
+        if not path.is_file() or path.name in (_CHECKSUMS, _TIMES):
+            continue
+        if with_state or not name.startswith(_STATE):
             with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            yield path.relative_to(folder).as_posix(), digest
+                yield name, hashlib.file_digest(file, "sha256").hexdigest()

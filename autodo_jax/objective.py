@@ -79,7 +79,7 @@ class Objective:
             mutable=["batch_stats"],
         )
         loss = jnp.mean(self.point_losses(logits, batch.label, rows))
-        return loss, updated["batch_stats"]
+        return loss, updated.get("batch_stats", {})
 
     def inner_loss(
         self,

@@ -1,11 +1,21 @@
-"""Eight fake CPU devices, and strict JAX flags, for every test."""
+"""Eight fake CPU devices, strict JAX flags, and programs compiled once a session."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Before the first import of jax, which reads it once.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+# Most of the time is spent on compiling: what one test has compiled serves the other
+# workers and the programs that tests start. Workers inherit the folder.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _folder = tempfile.mkdtemp(prefix="autodo_jax-compiled-")
+    atexit.register(shutil.rmtree, _folder, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import jax
 import pytest

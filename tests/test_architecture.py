@@ -7,13 +7,14 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "autodo_jax"
 LEAVES = {"implicit", "hyperparams", "augment", "losses", "models", "data", "metrics"}
+LEAVES |= {"distributed", "processes", "checkpoint"}
 ALLOWED = {
     **{leaf: {leaf} for leaf in LEAVES},
     "objective": {"objective", "hyperparams", "augment", "losses", "models", "data"},
     "config": {"augment", "data", "models"},
     "train": LEAVES | {"train", "objective", "config"},
     "report": {"report", "config"},
-    "main": {"main", "config", "data", "train"},
+    "main": {"main", "config", "data", "processes", "train"},
     "version": set(),
 }
 

@@ -3,7 +3,6 @@
 import importlib
 import pathlib
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -39,20 +38,21 @@ def test_a_config_takes_its_steps(name, monkeypatch):
     config = importlib.import_module(f"configs.{name}").get_config("autodo")
     monkeypatch.setitem(sources.SOURCES, config.data.source, tiny_source)
     config.batch_size = 4
+    config.num_devices = 1
+    config.data.stream = False
     config.data.validation_size = 0.2
     config.data.imbalance_ratio = min(config.data.imbalance_ratio, 2.0)
     if config.model.name == "wide_resnet":
         config.model.depth, config.model.width = 10, 1
     ready, state = setup.prepare(config)
-    index = jnp.arange(4, dtype=jnp.int32)
-    state, values = ready.task_step(state, ready.train, index, ready.task_key)
+    ((train,), *_) = ready.feed.batches("task", 0)
+    (points, *_) = ready.feed.batches("hyper", 0)
+    state, values = ready.task_step(state, train, ready.task_key)
     assert np.isfinite(values["train_loss"])
     before = {name: np.asarray(table) for name, table in state.tables.items()}
-    state, values = ready.hyper_step(
-        state, ready.train, ready.validation, index, index, ready.hyper_key
-    )
+    state, values = ready.hyper_step(state, *points, ready.hyper_key)
     # Next to a random start the paper's step size may be too large for the series.
     assert np.isfinite(values["outer_loss"]) and np.isfinite(values["residual_norm"])
     assert all((state.tables[name] != before[name]).any() for name in before)
-    evaluation = loop.evaluate(ready, state, ready.test)
+    evaluation = loop.evaluate(ready, state, "test", 0)
     assert len(evaluation.losses) == 20 and np.isfinite(evaluation.losses).all()

@@ -17,6 +17,7 @@ TINY = [
     "--config.batch_size=32",
     "--config.model.widths=(4,)",
     "--config.hyper.start_epoch=1",
+    "--config.num_devices=1",
 ]
 
 

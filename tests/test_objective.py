@@ -63,8 +63,10 @@ class Problem:
             soft_labels=soft_labels,
         )
         self.rows = {
-            name: jnp.asarray(table + 0.3 * rng.normal(size=table.shape))
-            for name, table in hyperparams.gather(tables, self.train.index).items()
+            name: jnp.asarray(rows + 0.3 * rng.normal(size=rows.shape))
+            for name, table in tables.items()
+            # The one row of a shared table goes to all points.
+            for rows in [jnp.broadcast_to(table, (POINTS, *table.shape[1:]))]
         }
 
     @property

@@ -7,6 +7,11 @@ So readers run ahead through phases and epochs, and a run is resumed anywhere.
 import bisect
 import collections
 import itertools
+import multiprocessing
+import os
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -18,6 +23,8 @@ from autodo_jax.data.pipeline import Batch, Plan
 
 _THREADS, _BUFFERED = 4, 4  # that decode batches, and batches that may lie ready
 _ON_DEVICE = 2  # batches that are sent ahead
+# Of memory that worker processes had lent to a run that ended early, which is freed.
+_LEAK_WARNING = "ignore::UserWarning:multiprocessing.resource_tracker"
 
 
 class Share(NamedTuple):
@@ -117,12 +124,12 @@ class Streamed:
         In the order of the plan phases follow each other without a pause; any other
         order starts the readers anew.
         """
-        position = self._source.position(phase, epoch, start)
-        if position != self._next:
-            self._remaining = self._open(position)
-            self._next = position
-            self._sent.clear()
-        for _ in range(start, self._plan.length(phase)):
+        first = self._source.position(phase, epoch, start)
+        for position in range(first, first + self._plan.length(phase) - start):
+            if position != self._next:
+                self._remaining = self._open(position)
+                self._next = position
+                self._sent.clear()
             while len(self._sent) < _ON_DEVICE:
                 element = next(self._remaining, None)
                 if element is None:
@@ -143,9 +150,29 @@ class Streamed:
         if workers:
             if not flags.FLAGS.is_parsed():  # Grain's workers copy them.
                 flags.FLAGS.mark_as_parsed()
+            if _LEAK_WARNING not in sys.warnoptions:  # Processes started inherit them.
+                sys.warnoptions.append(_LEAK_WARNING)
             options = self._grain.MultiprocessingOptions(num_workers=workers)
-            batches = batches.mp_prefetch(options)
+            batches = batches.mp_prefetch(options, _init_worker)
         return iter(batches)
+
+
+def _init_worker(number: int, num_workers: int) -> None:
+    """Lets a worker live as long as its run: no longer, even if the run is killed.
+
+    Nor shorter: a signal to all processes asks the run to stop, which saves its state.
+    """
+    del number, num_workers
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+    run = multiprocessing.parent_process()
+
+    def end_with_run() -> None:
+        if run is not None:
+            run.join()
+            os._exit(1)
+
+    threading.Thread(target=end_with_run, daemon=True).start()
 
 
 def _import_grain() -> Any:

@@ -230,7 +230,7 @@ def _run_phase(
         before = time.monotonic()
         points = next(batches, None)
         # While an earlier step is under way the devices do not wait.
-        if not history or all(value.is_ready() for value in history[-1].values()):
+        if not history or _is_ready(history[-1]):
             waited += time.monotonic() - before
         if points is None:
             return state, waited
@@ -238,6 +238,11 @@ def _run_phase(
         journal.end_step(phase, values)
         jax.block_until_ready(history[-_MAX_STEPS_IN_FLIGHT:][0])
         after_step(state, journal)
+
+
+def _is_ready(values: dict[str, Any]) -> bool:
+    """True where the step is done; those before a resumed run's are floats."""
+    return all(isinstance(v, float) or v.is_ready() for v in values.values())
 
 
 def _hyper_values(

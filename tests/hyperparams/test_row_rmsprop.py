@@ -31,15 +31,17 @@ def run_both(dtype):
     reference_state = reference.init(dense)
     for step in range(NUM_STEPS):
         index = jnp.asarray(rng.integers(0, NUM_POINTS, BATCH))
+        positions = {
+            name: index if shape[0] > 1 else jnp.zeros_like(index)
+            for name, shape in SHAPES.items()
+        }
         grads = {
             name: jnp.asarray(rng.normal(size=(BATCH, *shape[1:])) * 1e-3, dtype)
             for name, shape in SHAPES.items()
         }
-        tables, state = update(tables, state, grads, index, learning_rate(step))
+        tables, state = update(tables, state, grads, positions, learning_rate(step))
         scattered = {
-            name: jnp.zeros(shape, dtype)
-            .at[index if shape[0] > 1 else jnp.zeros_like(index)]
-            .add(grads[name])
+            name: jnp.zeros(shape, dtype).at[positions[name]].add(grads[name])
             for name, shape in SHAPES.items()
         }
         updates, reference_state = reference.update(scattered, reference_state)
@@ -62,7 +64,11 @@ def test_untouched_rows_stay_and_are_not_written():
     tables = {"weight": jnp.arange(5.0)}
     rows = row_rmsprop()
     new, state = rows.update(
-        tables, rows.init(tables), {"weight": jnp.ones(2)}, jnp.array([1, 1]), 0.1
+        tables,
+        rows.init(tables),
+        {"weight": jnp.ones(3)},
+        {"weight": jnp.array([1, 1, 5])},  # the last one is past the end
+        0.1,
     )
     np.testing.assert_array_equal(new["weight"][jnp.array([0, 2, 3, 4])], [0, 2, 3, 4])
     np.testing.assert_array_equal(state.last_touch["weight"], [0, 1, 0, 0, 0])

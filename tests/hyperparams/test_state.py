@@ -51,10 +51,3 @@ def test_tables_are_those_in_use():
     }
     with pytest.raises(ValueError, match="'per_point', 'shared' or 'none', got 'all'"):
         state.init(LABELS, num_classes=3, augment="all")
-
-
-def test_gather_takes_rows_and_repeats_the_shared_one():
-    tables = {"weight": jnp.arange(4.0), "gate": jnp.array([[7.0, 8.0]])}
-    rows = state.gather(tables, jnp.array([3, 0, 3]))
-    np.testing.assert_array_equal(rows["weight"], [3, 0, 3])
-    np.testing.assert_array_equal(rows["gate"], [[7, 8]] * 3)

@@ -8,23 +8,25 @@ import pytest
 from autodo_jax import config as config_lib
 from autodo_jax import models, objective
 from autodo_jax.data import pipeline
-from autodo_jax.hyperparams import state as hyperparams
-from autodo_jax.train import loop, steps
+from autodo_jax.train import setup as setup_lib
+from autodo_jax.train import steps
 from tests.train.test_loop import tiny_config
 
 
 @pytest.fixture(scope="module")
 def prepared():
-    return loop.prepare(tiny_config("autodo"))
+    return setup_lib.prepare(tiny_config("autodo"))
+
+
+def points(dataset, index):
+    return pipeline.Selection(dataset.images, dataset.labels, index)
 
 
 def run_hyper_step(setup, state, index):
     return setup.hyper_step(
         jax.tree.map(jnp.copy, state),
-        setup.train,
-        setup.validation,
-        index,
-        jnp.arange(16),
+        points(setup.experiment.splits.train, index),
+        points(setup.experiment.splits.validation, jnp.arange(16)),
         setup.hyper_key,
     )
 
@@ -33,7 +35,7 @@ def test_a_hyper_step_moves_the_rows_of_its_batch_and_nothing_else(prepared):
     setup, state = prepared
     index = jnp.arange(3, 19)
     new, values = run_hyper_step(setup, state, index)
-    touched = np.isin(np.arange(len(setup.train.labels)), index)
+    touched = np.isin(np.arange(len(state.tables["weight"])), index)
     for name, table in state.tables.items():
         moved = np.abs(new.tables[name] - table).reshape(len(table), -1).max(axis=1)
         np.testing.assert_array_equal(moved[~touched], 0)
@@ -59,8 +61,9 @@ def test_lambda_max_is_the_heads_largest_eigenvalue(prepared):
     )
     theta, others = objective.split_theta(state.params, "head")
     flat, unravel = jax.flatten_util.ravel_pytree(theta)
-    rows = hyperparams.gather(state.tables, index)
-    batch = pipeline.take(setup.train.images, setup.train.labels, index)
+    rows = {name: table[index] for name, table in state.tables.items()}
+    train = setup.experiment.splits.train
+    batch = pipeline.Batch(train.images[:16], jnp.asarray(train.labels[:16]), index)
     keys = steps.point_keys(setup.hyper_key, jnp.int32(0), index)
 
     @jax.jit
@@ -77,7 +80,9 @@ def test_lambda_max_is_the_heads_largest_eigenvalue(prepared):
 def test_a_task_step_leaves_lambda_alone_and_counts(prepared):
     setup, state = prepared
     new, _ = setup.task_step(
-        jax.tree.map(jnp.copy, state), setup.train, jnp.arange(16), setup.task_key
+        jax.tree.map(jnp.copy, state),
+        points(setup.experiment.splits.train, jnp.arange(16)),
+        setup.task_key,
     )
     assert int(new.step) == int(state.step) + 1
     for name, table in state.tables.items():
@@ -107,7 +112,7 @@ def test_each_solver_takes_a_step_for_each_method(method, solver):
     config = tiny_config(method)
     config.hyper.solver = solver
     config.hyper.auto_step_size = True
-    setup, state = loop.prepare(config)
+    setup, state = setup_lib.prepare(config)
     _, values = run_hyper_step(setup, state, jnp.arange(16))
     assert all(np.isfinite(value) for value in values.values())
     if solver == "neumann":
@@ -128,7 +133,7 @@ def test_options_of_the_config_take_a_finite_step(fields):
     config = tiny_config("autodo")
     config.update_from_flattened_dict(fields)
     config_lib.validate(config)
-    setup, state = loop.prepare(config)
+    setup, state = setup_lib.prepare(config)
     state, values = run_hyper_step(setup, state, jnp.arange(16))
     assert all(np.isfinite(value) for value in values.values())
     assert {leaf.dtype for leaf in state.tables.values()} == {jnp.dtype("float32")}

@@ -1,0 +1,68 @@
+#!/bin/bash
+# One run by several processes on this machine, each with a GPU of its own if there are
+# GPUs.
+#
+# Needs: the package installed; run from the root of the checkout. As many GPUs as
+# processes, or none in use (JAX_PLATFORMS=cpu).
+# Example: launch/local_multiprocess.sh 2 --config=configs/digits.py
+# Leaves behind: what a run of one process does. Exit status: that of the process that
+# fails first; it is named, and the others are ended with it. SIGTERM or Ctrl-C lets all
+# save their state and end with 143, a second one kills them.
+grace=10 # seconds in which the others may end by themselves
+
+case $1 in
+'' | 0* | *[!0-9]*)
+    echo "usage: launch/local_multiprocess.sh NUM_PROCESSES --config=FILE ..." >&2
+    exit 2
+    ;;
+esac
+count=$1
+shift
+port=$(python -c 'import socket
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    print(free.getsockname()[1])') || exit
+
+pids=() stopped= status=0 deadline=
+stop() {
+    # JAX catches SIGTERM where several processes run, SIGINT it does not.
+    kill "${stopped:--TERM}" "${pids[@]}" 2>/dev/null
+    stopped=-KILL
+}
+trap stop TERM INT
+for ((i = 0; i < count; i++)); do
+    # The first process reports; whatever the others say is no part of the output.
+    if ((i)); then exec 3>&2; else exec 3>&1; fi
+    JAX_CUDA_VISIBLE_DEVICES=$i JAX_ROCM_VISIBLE_DEVICES=$i \
+        python -m autodo_jax.main "$@" --coordinator="127.0.0.1:$port" \
+        --num_processes="$count" --process_id="$i" >&3 3>&- &
+    pids[i]=$!
+done
+
+exec 4>&2 2>/dev/null # bash itself would report each process that is killed
+while ((${#pids[@]})); do
+    sleep 0.2
+    worst=0
+    for i in "${!pids[@]}"; do
+        kill -0 "${pids[i]}" 2>/dev/null && continue
+        wait "${pids[i]}"
+        ended=$?
+        unset "pids[i]"
+        # One that was killed has the higher status than those that lost it.
+        if ((ended > worst)); then worst=$ended number=$i; fi
+    done
+    if ((worst && !status)); then
+        status=$worst deadline=$((SECONDS + grace))
+        case $stopped$status in
+        -KILL143) ;; # as asked
+        *2) echo "local_multiprocess: process $number ended with status 2, the command" \
+            "cannot be run as it is given; ending the others" >&4 ;;
+        *) echo "local_multiprocess: process $number ended with status $status; ending" \
+            "the others; the same command goes on from the last checkpoint" >&4 ;;
+        esac
+    fi
+    if [ -n "$deadline" ] && ((SECONDS >= deadline && ${#pids[@]})); then
+        kill -KILL "${pids[@]}" 2>/dev/null
+    fi
+done
+exit "$status"
