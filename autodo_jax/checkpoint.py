@@ -8,6 +8,7 @@ checkpoint is set aside and the one before it is taken.
 
 import contextlib
 import hashlib
+import logging
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,6 +25,9 @@ _DIGEST = 64  # hexadecimal digits of a SHA-256
 _DAMAGED = ".damaged"  # behind the name of a checkpoint that was set aside
 
 PyTree = Any
+
+# Orbax also logs, with several tracebacks, what it raises.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 
 class CheckpointError(OSError):
@@ -156,9 +160,11 @@ class Checkpoints:
             # Only with it the metrics are saved, for the choice of a resumed run.
             best_fn=lambda metrics: -metrics["val_error"],
             cleanup_tmp_directories=True,
-            # Called when all files are written, before the folder gets its name.
             async_options=ocp.AsyncOptions(
-                post_finalization_callback=self._write_checksums
+                # Called when all files are written, before the folder gets its name.
+                post_finalization_callback=self._write_checksums,
+                # Where they cannot be created, threads would wait for them for minutes.
+                create_directories_asynchronously=False,
             ),
         )
 
@@ -180,9 +186,11 @@ class _explained:
 
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
         if isinstance(error, Exception) and not isinstance(error, CheckpointError):
-            reason = " ".join(str(error).split())[:300]
+            reason = " ".join(str(error).split())
             if "RESOURCE_EXHAUSTED" in reason or "No space left" in reason:
                 reason = "no space left on the disk"
+            elif len(reason) > 300:
+                reason = f"{reason[:100]} ... {reason[-200:]}"
             raise CheckpointError(
                 f"checkpoints in {self._path} fail: {reason}; what was saved before is "
                 "intact: mend the cause and run the same command again"

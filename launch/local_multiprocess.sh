@@ -8,7 +8,7 @@
 # Leaves behind: what a run of one process does. Exit status: that of the process that
 # fails first; it is named, and the others are ended with it. SIGTERM or Ctrl-C lets all
 # save their state and end with 143, a second one kills them.
-grace=10 # seconds in which the others may end by themselves
+grace=${GRACE:-10} # seconds in which the others may end by themselves
 
 case $1 in
 '' | 0* | *[!0-9]*)
@@ -44,7 +44,7 @@ while ((${#pids[@]})); do
     sleep 0.2
     worst=0
     for i in "${!pids[@]}"; do
-        kill -0 "${pids[i]}" 2>/dev/null && continue
+        kill -0 "${pids[i]}" && continue
         wait "${pids[i]}"
         ended=$?
         unset "pids[i]"
@@ -53,16 +53,15 @@ while ((${#pids[@]})); do
     done
     if ((worst && !status)); then
         status=$worst deadline=$((SECONDS + grace))
-        case $stopped$status in
-        -KILL143) ;; # as asked
-        *2) echo "local_multiprocess: process $number ended with status 2, the command" \
-            "cannot be run as it is given; ending the others" >&4 ;;
-        *) echo "local_multiprocess: process $number ended with status $status; ending" \
-            "the others; the same command goes on from the last checkpoint" >&4 ;;
-        esac
+        advice="the same command goes on from the last checkpoint"
+        if ((status == 2)); then advice="the command cannot be run as it is given"; fi
+        # 143 after a signal is as asked; each process has said where it stopped.
+        [ "$stopped$status" = -KILL143 ] ||
+            echo "local_multiprocess: process $number ended with status $status," \
+                "ending the others; $advice" >&4
     fi
     if [ -n "$deadline" ] && ((SECONDS >= deadline && ${#pids[@]})); then
-        kill -KILL "${pids[@]}" 2>/dev/null
+        kill -KILL "${pids[@]}"
     fi
 done
 exit "$status"

@@ -6,6 +6,7 @@ Leaves behind: a workdir for each run in runs/<config>/, which
 `python -m autodo_jax.report runs/<config>` turns into a table. Each method that learns
 also runs frozen, as its control, unless --nofrozen. Further flags of the form
 --config.field=value go to every run. Exit status: that of the first run that fails.
+After SIGTERM or Ctrl-C the run saves its state, and the grid ends.
 
 --distortions=10-0.1,1-0   IR-NR pairs instead of the config's own, a folder for each
 --ablations                the paper's ablations of `autodo` instead of the methods
@@ -15,9 +16,10 @@ also runs frozen, as its control, unless --nofrozen. Further flags of the form
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from absl import flags
@@ -105,6 +107,24 @@ def table_runs(methods: Sequence[str], *, frozen: bool, **labels) -> Iterator[Ru
             yield Run(method, frozen=True, **labels)
 
 
+def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Runs a command to its end, also when told to stop; returns its exit status."""
+    process = subprocess.Popen(command, env=environment)
+    handlers = {
+        signal.SIGTERM: lambda *_: process.terminate(),
+        signal.SIGINT: lambda *_: None,  # A terminal sends it to both.
+    }
+    former = {
+        number: signal.signal(number, handler) for number, handler in handlers.items()
+    }
+    try:
+        status = process.wait()
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+    return status if status >= 0 else 128 - status  # as a shell has it
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the command line and returns its exit status."""
     overrides = [arg for arg in argv[1:] if arg.startswith("--config.")]
@@ -139,7 +159,7 @@ def main(argv: Sequence[str]) -> int:
         command = grid[number].command(_CONFIG.value, root, overrides)
         print(f"run {number + 1} of {len(grid)}: {' '.join(command[1:])}", flush=True)
         if not _DRY_RUN.value:
-            status = subprocess.run(command, check=False, env=environment).returncode
+            status = run(command, environment)
             if status:
                 return status
     return 0

@@ -1,5 +1,6 @@
 """States come back bit by bit; what is damaged is told and the one before is taken."""
 
+import errno
 import os
 import pathlib
 import shutil
@@ -183,11 +184,11 @@ def damage(path, kind):
 
 
 @pytest.mark.parametrize("kind", ["flipped", "truncated", "deleted", "emptied"])
-@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("part", range(4))
 def test_a_damaged_checkpoint_is_set_aside(saved, tmp_path, kind, part):
     names = files(saved / "3")
     assert len(names) > 15
-    for name in names[part::3]:
+    for name in names[part::4]:
         folder = shutil.copytree(saved, tmp_path / "x")
         damage(folder / "3" / name, kind)
         step, warnings = restore(folder)
@@ -289,19 +290,33 @@ def test_a_step_that_is_saved_twice_is_kept(folder):
     assert restore(folder)[0] == 3
 
 
-def test_a_run_killed_while_it_saves_goes_on_from_the_one_before(folder, monkeypatch):
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        (OSError("cut\noff"), "cut off"),
+        (OSError(errno.ENOSPC, "No space left on device"), "no space left on the disk"),
+        (ValueError("a" * 999 + "No space left"), "no space left on the disk"),
+        (ValueError("a" * 999 + "end"), f"{'a' * 100} ... {'a' * 197}end"),
+    ],
+)
+def test_a_save_that_was_cut_off_leaves_the_one_before(
+    folder, monkeypatch, raised, reason
+):
+    def fail(_):
+        raise raised
+
     with (
-        pytest.raises(CheckpointError, match="fail: killed; what was saved before is"),
+        pytest.raises(CheckpointError) as error,
         Checkpoints(folder, keep=2, warn=never) as checkpoints,
     ):
-
-        def killed(_):
-            raise OSError("killed")
-
-        monkeypatch.setattr(checkpoint, "_checksums", killed)
+        monkeypatch.setattr(checkpoint, "_checksums", fail)
         checkpoints.save(4, state(4), {"step": 4}, val_error=1.0)
         checkpoints.wait()
     monkeypatch.undo()
+    assert str(error.value) == (
+        f"checkpoints in {folder} fail: {reason}; what was saved before is intact: "
+        "mend the cause and run the same command again"
+    )
     assert list(folder.glob("4.orbax-checkpoint-tmp*"))
     assert restore(folder) == (3, [])
     assert steps(folder) == [1, 2, 3]
@@ -321,8 +336,9 @@ def test_a_checkpoint_of_another_state_is_refused(folder):
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "x").write_text("")
-    with pytest.raises(CheckpointError, match=r"checkpoints in .* fail: .*x"):
-        Checkpoints(tmp_path / "x", keep=2)
+    with pytest.raises(CheckpointError, match=r"x fail: .* Not a directory"):
+        save(tmp_path / "x", {1: 1.0})
+    assert files(tmp_path) == [pathlib.Path("x")]
 
 
 _FULL = """
@@ -334,7 +350,8 @@ folder, limit = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 state = {"x": jnp.arange(300_000.0)}
 with Checkpoints(folder, keep=2) as checkpoints:
     checkpoints.save(1, state, {"a": 1}, val_error=1.0)
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
 try:
     with Checkpoints(folder, keep=2) as checkpoints:
         checkpoints.save(2, state, {"a": 2}, val_error=1.0)
@@ -342,7 +359,6 @@ try:
             checkpoints.wait()
 except CheckpointError as error:
     print(error)
-resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, -1))
 """
 
 
@@ -358,8 +374,10 @@ def test_a_full_disk_is_told_in_a_line(tmp_path, limit, wait):
         text=True,
         timeout=120,
     )
+    assert result.returncode == 0 and not result.stderr
     (line,) = result.stdout.splitlines()
     assert line.startswith(f"checkpoints in {folder} fail: ")
+    assert "File too large" in line
     assert line.endswith("mend the cause and run the same command again")
     with Checkpoints(folder, keep=2, warn=never) as checkpoints:
         found, journal = checkpoints.restore({"x": jnp.zeros(300_000)})

@@ -58,14 +58,16 @@ def row_rmsprop(decay: float = 0.99, eps: float = 1e-8) -> RowOptimizer:
             positions, return_inverse=True, size=len(positions), fill_value=len(table)
         )
         grads = jax.ops.segment_sum(grads, segments, num_segments=len(positions))
-        elapsed = (count - last_touch[rows]).astype(nu.dtype)
-        elapsed = elapsed.reshape(elapsed.shape + (1,) * (grads.ndim - 1))
-        new_nu = decay**elapsed * nu[rows] + (1 - decay) * grads**2
+        elapsed = count - last_touch[rows]
+        steps = elapsed.astype(nu.dtype).reshape(-1, *(1,) * (grads.ndim - 1))
+        new_nu = decay**steps * nu[rows] + (1 - decay) * grads**2
         new_rows = table[rows] - learning_rate * grads / (jnp.sqrt(new_nu) + eps)
         return (
             table.at[rows].set(new_rows, mode="drop"),
             nu.at[rows].set(new_nu, mode="drop"),
-            last_touch.at[rows].set(count, mode="drop"),
+            # To `count`. What is written depends on what was read, so that the compiler
+            # writes in place: it would copy all N entries to set them.
+            last_touch.at[rows].add(elapsed, mode="drop"),
         )
 
     def update(tables, state, row_grads, positions, learning_rate):

@@ -1,6 +1,8 @@
 """The grid: which commands it runs, and that a failure ends it."""
 
+import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -56,9 +58,9 @@ def test_ablations_are_configurations_that_hold(variant):
     command = sweep.Run("autodo", "3", variant=variant).command(
         str(ROOT / "configs/digits.py"), "runs/x", []
     )
-    config, workdir, _ = cli.parse(command[2:])
-    assert workdir == pathlib.Path("runs/x", variant, "autodo-seed3")
-    assert config.seed == 3
+    parsed = cli.parse(command[2:])
+    assert parsed.workdir == pathlib.Path("runs/x", variant, "autodo-seed3")
+    assert parsed.config.seed == 3
 
 
 @pytest.mark.parametrize(
@@ -72,3 +74,27 @@ def test_a_failing_run_ends_the_sweep_with_its_status(flags):
     )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("code,status", [("exit(5)", 5), ("os.kill(0, 9)", 137)])
+def test_status_of_a_run_is_as_a_shell_has_it(code, status):
+    # In a group of its own, which kill(0) is for.
+    code = f"import os; os.setpgrp(); {code}"
+    assert sweep.run([sys.executable, "-c", code], os.environ) == status
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_told_to_stop_may_save(signum):
+    # The sweep is told by its run, which then saves for a while. A terminal would send
+    # SIGINT to the run too.
+    code = f"""if True:
+        import os, signal, time
+        def save(*_):
+            time.sleep(0.5)
+            os._exit(43)
+        signal.signal({signum:d}, save)
+        os.kill(os.getppid(), {signum:d})
+        {"os.kill(os.getpid(), 2)" if signum == signal.SIGINT else ""}
+        time.sleep(30)
+    """
+    assert sweep.run([sys.executable, "-c", code], os.environ) == 43
