@@ -61,16 +61,13 @@ def main(argv: Sequence[str]) -> int:
         return _fail(error, 128 + error.signum)
     except (UsageError, DataError) as error:
         status = _fail(error, _USAGE, with_traceback)
-    except (loop.RunError, FloatingPointError, OSError) as error:
+    except (
+        loop.RunError,
+        processes.LostPeerError,
+        FloatingPointError,
+        OSError,
+    ) as error:
         status = _fail(error, _FAILED, with_traceback)
-    except Exception as error:
-        if not processes.is_lost_peer(error):
-            raise
-        lost = RuntimeError(
-            f"process {jax.process_index()} lost another process of the run; the same "
-            "command goes on from the last checkpoint, with as many processes or others"
-        )
-        status = _fail(lost, _FAILED)
     if jax.process_count() > 1:
         processes.leave(status)
     return status
@@ -89,7 +86,8 @@ def _run(command: Command) -> int:
             f"{devices[0].device_kind}, workdir {workdir}",
             flush=True,
         )
-    result = loop.run(config, workdir, show_bar=sys.stderr.isatty())
+    with processes.told_from_lost_peers():
+        result = loop.run(config, workdir, show_bar=sys.stderr.isatty())
     if processes.is_first():
         print(
             f"test error {result['test_error']:.2f} %, validation error "

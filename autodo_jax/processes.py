@@ -39,6 +39,10 @@ class Interrupted(Exception):
         self.signum = signum
 
 
+class LostPeerError(Exception):
+    """Another process of the run has ended or cannot be reached."""
+
+
 def start(cluster: Cluster) -> None:
     """Joins the other processes; nothing to do for a run of one.
 
@@ -177,12 +181,23 @@ class Watchdog:
                 )
 
 
-def is_lost_peer(error: BaseException) -> bool:
-    """True of an error that comes from another process of the run."""
-    if jax.process_count() == 1:
-        return False
-    told = str(error).lower()
-    return any(name in told for name in ("gloo", "nccl", "coordination", "peer"))
+@contextlib.contextmanager
+def told_from_lost_peers() -> Iterator[None]:
+    """Context in which errors of the communication become a LostPeerError.
+
+    Whatever was under way, a step or a checkpoint, may notice it first.
+    """
+    try:
+        yield
+    except Exception as error:
+        told = str(error).lower()
+        from_peer = any(name in told for name in ("gloo", "nccl", "coordination"))
+        if jax.process_count() == 1 or not from_peer:
+            raise
+        raise LostPeerError(
+            f"process {jax.process_index()} lost another process of the run; the same "
+            "command goes on from the last checkpoint, with as many processes or others"
+        ) from error
 
 
 def leave(status: int) -> None:

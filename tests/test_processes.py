@@ -60,4 +60,16 @@ def test_no_cluster_is_a_run_of_one_process():
     assert processes.is_first()
     assert processes.decided_by_first(7) == 7
     processes.wait_for_all("nobody")
-    assert not processes.is_lost_peer(ValueError("Gloo all-reduce failed"))
+    with pytest.raises(ValueError), processes.told_from_lost_peers():
+        raise ValueError("Gloo all-reduce failed")
+
+
+def test_errors_of_the_communication_tell_of_a_lost_process(monkeypatch):
+    monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
+    with (
+        pytest.raises(processes.LostPeerError, match="process 0 lost another process"),
+        processes.told_from_lost_peers(),
+    ):
+        raise OSError("checkpoints fail: UNKNOWN: Gloo all-reduce failed")
+    with pytest.raises(OSError, match="disk"), processes.told_from_lost_peers():
+        raise OSError("no space left on the disk")

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from autodo_jax.data import images, lazy, split
+from autodo_jax.data import images, lazy, readers, split
 from autodo_jax.data.dataset import DataError, Dataset, Parts
 
 PARTS = ("train", "val", "test")
@@ -45,7 +45,7 @@ def load(data: ml_collections.ConfigDict, seed: int) -> Parts:
     if not data.data_dir:
         raise DataError("no images given; pass --config.data.data_dir=PATH")
     root = pathlib.Path(data.data_dir).expanduser()
-    with lazy.reading(root), _open(root, data.stream) as files:
+    with readers.reading(root), _open(root, data.stream) as files:
         members = _members(files.entries, root)
         class_names = _class_names(members, root)
         parts = {
@@ -120,7 +120,7 @@ def _raise(error: OSError) -> None:
 def _zip(root: pathlib.Path, stream: bool) -> Iterator[_Files]:
     with zipfile.ZipFile(root) as archive:
         entries = {_path(name, name.endswith("/")): name for name in archive.namelist()}
-        read = lazy.ZipReader(str(root)).read if stream else archive.read
+        read = readers.ZipReader(str(root)).read if stream else archive.read
         yield _Files(root, entries, read)
 
 
@@ -140,14 +140,16 @@ def _tar(root: pathlib.Path, stream: bool) -> Iterator[_Files]:
     with tarfile.open(root) as archive:
         entries: dict[str, Any] = {}
         members = archive.getmembers()
-        handles = lazy.tar_extents(members) if stream else members
+        handles = readers.tar_extents(members) if stream else members
         for member, handle in zip(members, handles, strict=True):
             path = _path(member.name, member.isdir())
             # Of a path that comes twice the last counts, at its place in the archive.
             entries.pop(path, None)
             entries[path] = handle
         _check_end(archive)
-        yield _Files(root, entries, lazy.TarReader(str(root)).read if stream else read)
+        yield _Files(
+            root, entries, readers.TarReader(str(root)).read if stream else read
+        )
 
 
 def _is_plain_tar(root: pathlib.Path) -> bool:

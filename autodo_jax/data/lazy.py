@@ -3,34 +3,14 @@
 Pixels are those of the resident array: the same files go through the same decoder.
 """
 
-import contextlib
 import dataclasses
-import lzma
 import pathlib
-import posixpath
-import tarfile
-import threading
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, Protocol, overload
 
 import numpy as np
 
-from autodo_jax.data import images
-from autodo_jax.data.dataset import DataError
-
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    KeyError,  # of tarfile, on a link to what the archive lacks
-    RuntimeError,  # of zipfile, on encryption and unknown compression
-    lzma.LZMAError,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-_MAX_LINKS = 40  # one after the other, as in Linux: they may lead in a circle
+from autodo_jax.data import images, readers
 
 
 class Source(Protocol):
@@ -165,17 +145,6 @@ class _Chain:
         return self.tail.read(row - len(self.head))
 
 
-@contextlib.contextmanager
-def reading(root: pathlib.Path) -> Iterator[None]:
-    """Turns what a file that cannot be read makes its reader raise into one line."""
-    try:
-        yield
-    except _UNREADABLE as error:
-        raise DataError(
-            f"{root} cannot be read: {error}; make it readable or get it again"
-        ) from error
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Files:
     """Images of a folder or an archive: a `Source`."""
@@ -189,103 +158,5 @@ class Files:
         return len(self.names)
 
     def read(self, row: int) -> tuple[str, bytes]:
-        with reading(self.root):
+        with readers.reading(self.root):
             return self.names[row], self.contents(self.handles[row])
-
-
-class ZipReader:
-    """Reads files of a .zip archive, which is opened once in each process."""
-
-    def __init__(self, path: str):
-        self._path = path
-        self._lock = threading.Lock()
-        self._archive: zipfile.ZipFile | None = None
-
-    def read(self, name: str) -> bytes:
-        """Returns the contents of a file.
-
-        Raises:
-          KeyError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error: it is absent,
-            encrypted or damaged.
-        """
-        # Opening and closing count references without a lock, reading has its own.
-        with self._lock:
-            if self._archive is None:
-                self._archive = zipfile.ZipFile(self._path)
-            file = self._archive.open(name)
-        try:
-            return file.read()
-        finally:
-            with self._lock:
-                file.close()
-
-    def __reduce__(self):
-        return ZipReader, (self._path,)
-
-
-# Offset and size of the contents of a file in bytes, or why there are none.
-Extent = tuple[int, int] | str
-
-
-@dataclasses.dataclass(frozen=True)
-class TarReader:
-    """Reads files of an uncompressed .tar archive."""
-
-    path: str
-
-    def read(self, extent: Extent) -> bytes:
-        """Returns the contents of a file.
-
-        Raises:
-          OSError: the archive cannot be read.
-          tarfile.ReadError: there are none.
-        """
-        if isinstance(extent, str):
-            raise tarfile.ReadError(extent)
-        # A handle of its own is safe in any thread and process.
-        with open(self.path, "rb") as file:
-            file.seek(extent[0])
-            return file.read(extent[1])
-
-
-def tar_extents(members: Sequence[tarfile.TarInfo]) -> list[Extent]:
-    """Returns where the contents of each member are; links are followed.
-
-    As tarfile does: a hard link leads to the last member of that name before it, a
-    symbolic one to the last in the archive.
-
-    Args:
-      members: all of an archive, in its order.
-    """
-    last: dict[str, tarfile.TarInfo] = {}
-    hard: dict[int, tarfile.TarInfo | None] = {}  # header's offset -> target
-    for member in members:
-        if member.islnk():
-            hard[member.offset] = last.get(posixpath.normpath(member.linkname))
-        last[posixpath.normpath(member.name)] = member
-
-    def target(link: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        if link.islnk():
-            return hard[link.offset]
-        path = posixpath.join(posixpath.dirname(link.name), link.linkname)
-        return last.get(posixpath.normpath(path))
-
-    return [_extent(member, target) for member in members]
-
-
-def _extent(
-    member: tarfile.TarInfo,
-    target: Callable[[tarfile.TarInfo], tarfile.TarInfo | None],
-) -> Extent:
-    file: tarfile.TarInfo | None = member
-    for _ in range(_MAX_LINKS):
-        if file is None or not (file.islnk() or file.issym()):
-            break
-        file = target(file)
-    if file is None:
-        return f"{member.name} is a link to {member.linkname!r}, which is not there"
-    if not file.isreg():
-        return f"{member.name} is no file"
-    if file.issparse():
-        return f"{member.name} is stored as a sparse file, which cannot be streamed"
-    return file.offset_data, file.size

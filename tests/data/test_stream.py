@@ -1,5 +1,6 @@
 """Streamed batches against rows of arrays that Pillow decoded."""
 
+import itertools
 import os
 import pathlib
 import subprocess
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autodo_jax.data import pipeline, stream
+from autodo_jax.data import lazy, pipeline, stream
 from autodo_jax.data.dataset import DataError, Dataset
 from tests.data import test_folder
 from tests.data.test_folder import pack_zip, save
@@ -136,14 +137,13 @@ def test_batches_are_those_of_resident_data(parts, truth):
 
 
 def test_phases_in_the_order_of_the_plan_open_the_readers_once(parts, monkeypatch):
-    opened = []
-    monkeypatch.setattr(
-        stream.Streamed,
-        "_open",
-        lambda self, position, real=stream.Streamed._open: (
-            opened.append(position) or real(self, position)
-        ),
-    )
+    opened, real = [], stream.Streamed._open
+
+    def open_readers(self, position):
+        opened.append(position)
+        return real(self, position)
+
+    monkeypatch.setattr(stream.Streamed, "_open", open_readers)
     feed = create(parts)
     take_all(feed, all_phases())
     assert opened == [0]
@@ -154,13 +154,13 @@ def test_phases_in_the_order_of_the_plan_open_the_readers_once(parts, monkeypatc
 @pytest.mark.parametrize("number", [1, 3, 4, -1])
 @pytest.mark.parametrize("start", [0, 1, "last", "behind"])
 def test_a_run_starts_anywhere(root, truth, number, start):
-    phase, *following = all_phases()[number:] if number > 0 else all_phases()[-1:]
-    length = PLAN.length(phase[0])
+    (phase, epoch), *following = all_phases()[number:]
+    length = PLAN.length(phase)
     start = {"last": length - 1, "behind": length}.get(start, start)
     feed = create(load(root))
-    found = list(feed.batches(*phase, start=start))
+    found = list(feed.batches(phase, epoch, start))
     if start < length:
-        assert_true(found, truth, *phase, start)
+        assert_true(found, truth, phase, epoch, start)
     else:
         assert found == []
     for other, batches in zip(following, take_all(feed, following), strict=True):
@@ -192,7 +192,7 @@ def test_phases_may_be_read_side_by_side(parts, truth):
 def test_shares_are_the_whole_batch_together(parts):
     phases = all_phases()
     whole, first, second = (
-        sum(take_all(create(parts, share=share), phases), [])
+        list(itertools.chain(*take_all(create(parts, share=share), phases)))
         for share in (stream.Share(), stream.Share(0, 2), stream.Share(1, 2))
     )
     for together, *halves in zip(whole, first, second, strict=True):
@@ -205,15 +205,13 @@ def test_shares_are_the_whole_batch_together(parts):
 
 
 def test_a_share_is_all_that_is_decoded(root, monkeypatch):
-    parts, decoded = load(root), []
-    images = type(parts["train"].images)
-    monkeypatch.setattr(
-        images,
-        "decode",
-        lambda self, index, real=images.decode: (
-            decoded.append(len(index)) or real(self, index)
-        ),
-    )
+    parts, decoded, real = load(root), [], lazy.LazyImages.decode
+
+    def decode(self, index):
+        decoded.append(len(index))
+        return real(self, index)
+
+    monkeypatch.setattr(lazy.LazyImages, "decode", decode)
     source = stream.BatchSource(PLAN, parts, stream.Share(1, 4))
     assert len(source) == sum(PLAN.length(phase) for phase, _ in all_phases())
     (batch,) = source[0]
