@@ -170,11 +170,18 @@ def own_rows(blocks: Mapping[str, chex.Array], index: chex.Array) -> dict:
       index: points of the whole batch, [B].
     """
     return {
-        name: own_part(held)
-        if len(blocks[name]) == 1
-        else jax.lax.psum_scatter(held, AXIS, tiled=True)
+        name: own_part(held) if len(blocks[name]) == 1 else _sum_of_own_part(held)
         for name, held in _held_rows(blocks, index).items()
     }
+
+
+def _sum_of_own_part(x: chex.Array) -> chex.Array:
+    """Sums [B, ...] over the devices, each of which gets its share [B / devices, ...]."""
+    if jax.default_backend() == "cpu":
+        # Between processes on CPUs (Gloo) a reduce-scatter fails where one comes 30 s
+        # late, as after compiling for longer than the others; an all-reduce waits.
+        return own_part(jax.lax.psum(x, AXIS))
+    return jax.lax.psum_scatter(x, AXIS, tiled=True)
 
 
 def _held_rows(blocks: Mapping[str, chex.Array], index: chex.Array) -> dict:

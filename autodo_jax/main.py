@@ -58,7 +58,9 @@ def main(argv: Sequence[str]) -> int:
         _start_processes(command.cluster)
         return _run(command)
     except processes.Interrupted as error:
-        return _fail(error, 128 + error.signum)
+        if processes.is_first():
+            print(f"autodo_jax: {error}", file=sys.stderr)
+        return 128 + error.signum
     except (UsageError, DataError) as error:
         status = _fail(error, _USAGE, with_traceback)
     except (
@@ -266,7 +268,7 @@ def _check_experiment(argv: Sequence[str]) -> None:
             raise UsageError(f"unknown field --{field}; {known}")
 
 
-def _fail(error: Exception, status: int, with_traceback: bool = False) -> int:
+def _fail(error: Exception, status: int, with_traceback: bool) -> int:
     if with_traceback:
         raise error
     print(f"autodo_jax: {error}", file=sys.stderr)

@@ -20,6 +20,7 @@ PyTree = Any
 
 # Seconds. A process that has died is noticed after the heartbeat's.
 _START_TIMEOUT, _HEARTBEAT_TIMEOUT = 300, 60
+_SAME_SIGNAL = 1.0  # seconds within which signals are one
 
 
 class Cluster(NamedTuple):
@@ -64,6 +65,8 @@ def start(cluster: Cluster) -> None:
     try:
         jax.distributed.initialize(
             *explicit,
+            # Explicit options are not mixed with what a scheduler around them says.
+            cluster_detection_method=None if cluster.from_scheduler else "deactivate",
             initialization_timeout=_START_TIMEOUT,
             heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
         )
@@ -110,7 +113,7 @@ def stop_requests() -> Iterator[Callable[[int], int]]:
 
     Yields `requested(step)`, to be called after each step in all processes with the
     same rising number; it returns the signal that asks to stop, the same everywhere, or
-    0. A second signal ends the process at once.
+    0. A further signal, a second later or more, ends the process at once.
     """
     if jax.process_count() > 1:
         # JAX handles SIGTERM then, and finds a step that all processes reach.
@@ -125,7 +128,7 @@ def stop_requests() -> Iterator[Callable[[int], int]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda step: 0  # Only the main thread may handle signals.
         return
-    received: list[int] = []
+    received: list[tuple[int, float]] = []
     former: dict[int, Any] = {}
 
     def restore(*_: Any) -> None:
@@ -133,13 +136,16 @@ def stop_requests() -> Iterator[Callable[[int], int]]:
             signal.signal(number, handler)
 
     def handle(signum: int, _: Any) -> None:
-        received.append(signum)
-        restore()
+        received.append((signum, time.monotonic()))
+        # Schedulers and the scripts they run may both pass a signal on.
+        if received[-1][1] - received[0][1] > _SAME_SIGNAL:
+            restore()
+            os.kill(os.getpid(), signum)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         former[number] = signal.signal(number, handle)
     try:
-        yield lambda step: received[0] if received else 0
+        yield lambda step: received[0][0] if received else 0
     finally:
         restore()
 
@@ -196,12 +202,17 @@ def told_from_lost_peers() -> Iterator[None]:
             raise
         raise LostPeerError(
             f"process {jax.process_index()} lost another process of the run; the same "
-            "command goes on from the last checkpoint, with as many processes or others"
+            "command goes on from the last checkpoint, with as many processes or others "
+            f"({' '.join(str(error).split())[:200]})"
         ) from error
 
 
 def leave(status: int) -> None:
     """Ends this process without waiting for the others, which may be gone."""
+    if is_first():
+        time.sleep(
+            1
+        )  # With it ends the service that aborts the others: let them speak.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

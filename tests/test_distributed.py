@@ -44,10 +44,17 @@ def expected_rows(table):
 
 
 @pytest.mark.parametrize(
-    ("function", "out_spec"),
-    [(distributed.all_rows, REPLICATED), (distributed.own_rows, BY_ROWS)],
+    ("function", "out_spec", "backend"),
+    [
+        (distributed.all_rows, REPLICATED, "cpu"),
+        (distributed.own_rows, BY_ROWS, "cpu"),
+        (distributed.own_rows, BY_ROWS, "gpu"),
+    ],
 )
-def test_rows_come_from_their_owners_exactly(mesh, tables, function, out_spec):
+def test_rows_come_from_their_owners_exactly(
+    mesh, tables, function, out_spec, backend, monkeypatch
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     blocks, specs = placed(mesh, tables)
     assert blocks["label"].sharding.shard_shape(blocks["label"].shape) == (5, 3)
     rows = distributed.spmd(function, mesh, (specs, REPLICATED), out_spec)(

@@ -34,7 +34,8 @@ def start(workdir, *flags, num_devices=1):
             *flags,
         ],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": devices},
+        # Without a cache, which would let one process run ahead of another.
+        env=os.environ | {"XLA_FLAGS": devices, "JAX_ENABLE_COMPILATION_CACHE": "0"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -145,5 +146,6 @@ def test_sigterm_to_one_process_stops_both_saved(tmp_path):
     finally:
         end(both)
     assert [status for status, _, _ in found] == [143, 143]
-    assert all("stopped by SIGTERM" in err for _, _, err in found)
+    said = ["stopped by SIGTERM" in err for _, _, err in found]
+    assert said == [True, False]  # Only the first one reports.
     assert list((tmp_path / "checkpoints").iterdir())

@@ -18,10 +18,20 @@ def test_a_signal_asks_to_stop_once_and_handlers_come_back(signum):
         assert requested(1) == 0
         os.kill(os.getpid(), signum)
         assert requested(2) == signum
-        # A second one is not held back any more.
-        assert signal.getsignal(signum) == before[signum == signal.SIGINT]
+        os.kill(os.getpid(), signum)  # passed on twice
+        assert requested(3) == signum
     after = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     assert after == before
+
+
+def test_a_signal_that_comes_again_is_not_held_back(monkeypatch):
+    monkeypatch.setattr(processes, "_SAME_SIGNAL", -1.0)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        processes.stop_requests(),
+    ):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
 
 
 def test_the_watchdog_speaks_up_only_without_steps(capfd):

@@ -58,7 +58,9 @@ def losses(config, num_devices):
     return np.array(found), state
 
 
-@pytest.mark.parametrize("method", ["autodo", "autodo_shared"])
+@pytest.mark.parametrize(
+    "method", ["autodo", pytest.param("autodo_shared", marks=pytest.mark.slow)]
+)
 def test_four_devices_train_as_one(method):
     config = tiny_config(method)
     one, one_state = losses(config, 1)
@@ -70,6 +72,7 @@ def test_four_devices_train_as_one(method):
         )
 
 
+@pytest.mark.slow
 def test_in_double_precision_and_without_batch_norm_losses_agree(monkeypatch, x64):
     monkeypatch.setattr(models, "create", lambda config, c, axis: PlainNetwork(c))
     config = tiny_config("autodo")
@@ -165,18 +168,29 @@ def test_devices_exchange_gradients_statistics_and_rows_and_nothing_else():
     norms = sum(2 * width for width in config.model.widths)  # a mean and a square
 
     found = collectives(setup.task_step, state, *task, setup.task_key)
-    assert total(found, "reduce-scatter") == config.batch_size // 8 * row
     # Gradients, the loss, and batch statistics forward and backward.
-    assert total(found, "all-reduce") == num_params + 1 + 2 * norms
-    assert {kind for kind, _ in found} == {"all-reduce", "reduce-scatter"}
+    others = num_params + 1 + 2 * norms
+    assert total(found, "all-reduce") == config.batch_size * row + others
+    assert {kind for kind, _ in found} == {"all-reduce"}
 
     found = collectives(setup.hyper_step, state, *hyper, setup.hyper_key)
     assert {kind for kind, _ in found} == {"all-reduce"}
-    # Rows there, their gradient back; theta-like vectors: right-hand side, one of the
-    # power iteration, its last product, T products, the product at x, L_t's gradient.
+    # Rows there, their gradient back; theta-like vectors: right-hand side, the body of
+    # the power iteration, T products, the product at x, L_t's gradient.
     num_vectors = 2 + config.hyper.num_terms + 2
     values = total(found, "all-reduce")
     assert values == 2 * config.batch_size * row + num_vectors * head + 1
+
+
+def test_on_accelerators_each_device_gets_the_rows_of_its_share_only(monkeypatch):
+    config = tiny_config("autodo_s")
+    config.num_devices = 8
+    setup, state = setup_lib.prepare(config)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    (points,) = next(setup.feed.batches("task", 0))
+    found = collectives(setup.task_step, state, points, setup.task_key)
+    assert total(found, "reduce-scatter") == config.batch_size // 8 * 10
+    assert {kind for kind, _ in found} == {"all-reduce", "reduce-scatter"}
 
 
 def total(found, kind):
