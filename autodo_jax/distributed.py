@@ -176,7 +176,7 @@ def own_rows(blocks: Mapping[str, chex.Array], index: chex.Array) -> dict:
 
 
 def _sum_of_own_part(x: chex.Array) -> chex.Array:
-    """Sums [B, ...] over the devices, each of which gets its share [B / devices, ...]."""
+    """Sums x [B, ...] over the devices and returns this one's share of the rows."""
     if jax.default_backend() == "cpu":
         # Between processes on CPUs (Gloo) a reduce-scatter fails where one comes 30 s
         # late, as after compiling for longer than the others; an all-reduce waits.

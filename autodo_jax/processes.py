@@ -202,8 +202,8 @@ def told_from_lost_peers() -> Iterator[None]:
             raise
         raise LostPeerError(
             f"process {jax.process_index()} lost another process of the run; the same "
-            "command goes on from the last checkpoint, with as many processes or others "
-            f"({' '.join(str(error).split())[:200]})"
+            "command goes on from the last checkpoint, with as many processes or "
+            f"others ({' '.join(str(error).split())[:200]})"
         ) from error
 
 

@@ -8,8 +8,9 @@ set the test set; classes 500 to 999 are ten times rarer (IR 10), 10 % of the la
 drawn anew (NR 0.1). Published test errors on them: baseline 46.2 %, autodo 44.1 %.
 
 Images are kept at 256x256 (shorter side resized, centre cut out), where the paper crops
-from the original. They are held in memory, 197 kB each, 262 GB in all:
-`--config.data.max_train_points=N` takes a stratified part.
+from the original. They are 262 GB and so are decoded as the batches need them, by Grain
+(`pip install -e '.[stream]'`) in `--config.data.num_workers` processes;
+`--config.data.max_train_points=N` takes a stratified part, docs/scale.md has the sizes.
 """
 
 from autodo_jax.config import apply_method, default_config
@@ -20,6 +21,8 @@ def get_config(method: str = ""):
     config.name = "imagenet"
     config.data.source = "imagenet"
     config.data.image_size = (256, 256)
+    config.data.stream = True
+    config.data.num_workers = 8
     config.data.imbalance_ratio = 10.0
     config.data.noise_ratio = 0.1
     config.data.mean = (0.485, 0.456, 0.406)
