@@ -101,7 +101,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(mesh):
 
 
 def test_mean_is_that_of_the_devices(mesh):
-    x = np.float32([1, 2, 3, 10])
+    x = np.array([1, 2, 3, 10], np.float32)
     run = distributed.spmd(
         lambda x: distributed.mean(x[0]), mesh, (BY_ROWS,), REPLICATED
     )

@@ -3,7 +3,6 @@
 import json
 import pathlib
 import re
-from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -145,7 +144,7 @@ def host(points):
     )
 
 
-def collectives(step, *args) -> list[tuple[str, Sequence[int]]]:
+def collectives(step, *args) -> list[tuple[str, int]]:
     """Kind and number of float32 values of each array a compiled step communicates."""
     text = step.lower(*args).compile().as_text()
     found = []
