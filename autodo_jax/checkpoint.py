@@ -175,26 +175,21 @@ class Checkpoints:
             (folder / _CHECKSUMS).write_text("".join(lines))
 
 
-class _explained:
-    """Context that turns what Orbax and the system raise into one line."""
-
-    def __init__(self, path: pathlib.Path):
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, CheckpointError):
-            reason = " ".join(str(error).split())
-            if "RESOURCE_EXHAUSTED" in reason or "No space left" in reason:
-                reason = "no space left on the disk"
-            elif len(reason) > 300:
-                reason = f"{reason[:100]} ... {reason[-200:]}"
-            raise CheckpointError(
-                f"checkpoints in {self._path} fail: {reason}; what was saved before is "
-                "intact: mend the cause and run the same command again"
-            ) from error
+@contextlib.contextmanager
+def _explained(path: pathlib.Path) -> Iterator[None]:
+    """Turns what Orbax and the system raise into one line."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        if "RESOURCE_EXHAUSTED" in reason or "No space left" in reason:
+            reason = "no space left on the disk"
+        elif len(reason) > 300:
+            reason = f"{reason[:100]} ... {reason[-200:]}"
+        raise CheckpointError(
+            f"checkpoints in {path} fail: {reason}; what was saved before is intact: "
+            "mend the cause and run the same command again"
+        ) from error
 
 
 def _set_damaged_aside(folder: pathlib.Path, warn: Callable[[str], None]) -> None:

@@ -1,6 +1,5 @@
 """The same run on one device and on several: losses, Lambda, what is communicated."""
 
-import json
 import pathlib
 import re
 
@@ -235,12 +234,3 @@ def test_photographs_on_one_and_four_devices():
     one, _ = losses(config, 1)
     four, _ = losses(config, 4)
     np.testing.assert_allclose(four, one, rtol=0.02)
-
-
-def test_result_of_several_devices_has_rows_of_the_points_only(tmp_path):
-    config = tiny_config("autodo", epochs=2)
-    config.num_devices = 4
-    result, records, tables = run(config, tmp_path)
-    assert {len(table) for table in tables.values()} == {result["num_train"]}
-    assert json.loads((tmp_path / "result.json").read_text()) == result
-    assert 0 <= records[0]["data_wait"] < 1 and records[0]["images_per_second"] > 0

@@ -57,6 +57,8 @@ def test_the_workdir_holds_what_the_contract_names(finished):
     outer = {"outer_loss", "residual_norm", "neumann_horizon", "diverged_steps"}
     assert set(records[0]) == always
     assert set(records[1]) >= always | outer
+    assert all(0 <= record["data_wait"] < 1 for record in records)
+    assert all(record["images_per_second"] > 0 for record in records)
     shapes = {name: table.shape for name, table in tables.items()}
     n = result["num_train"]
     assert shapes == {

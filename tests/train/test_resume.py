@@ -1,0 +1,94 @@
+"""A run that is interrupted and goes on has the numbers of one that is not."""
+
+import contextlib
+import shutil
+import signal
+
+import numpy as np
+import pytest
+
+from autodo_jax import processes
+from autodo_jax.train import loop
+from tests.train.test_loop import run, tiny_config
+
+TIMES = {"seconds", "images_per_second", "data_wait"}
+
+
+def config_of_two_epochs():
+    config = tiny_config("autodo", epochs=2)
+    config.checkpoint_every = 1
+    return config
+
+
+def stop_after(step, monkeypatch):
+    """Lets the run be asked to stop once, after a step."""
+    asked = []
+
+    @contextlib.contextmanager
+    def stop_requests():
+        def requested(done):
+            if done == step and not asked:
+                asked.append(done)
+                return signal.SIGTERM
+            return 0
+
+        yield requested
+
+    monkeypatch.setattr(processes, "stop_requests", stop_requests)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return run(config_of_two_epochs(), tmp_path_factory.mktemp("whole"))
+
+
+def without_times(records):
+    return [{k: v for k, v in r.items() if k not in TIMES} for r in records]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [7, 32, 40, 80],
+    ids=["first epoch", "its end", "task steps", "hyper steps"],
+)
+def test_an_interrupted_run_goes_on_bit_for_bit(
+    uninterrupted, step, tmp_path, monkeypatch
+):
+    result, records, tables = uninterrupted
+    stop_after(step, monkeypatch)
+    with pytest.raises(processes.Interrupted, match=r"stopped by SIGTERM in epoch \d"):
+        run(config_of_two_epochs(), tmp_path)
+    assert not (tmp_path / "result.json").exists()
+    again, more_records, more_tables = run(config_of_two_epochs(), tmp_path)
+    assert without_times(more_records) == without_times(records)
+    assert without_times([again]) == without_times([result])
+    for name, table in tables.items():
+        np.testing.assert_array_equal(more_tables[name], table)
+
+
+def test_on_other_devices_it_goes_on_up_to_the_order_of_sums(
+    uninterrupted, tmp_path, monkeypatch
+):
+    _, records, _ = uninterrupted
+    stop_after(40, monkeypatch)
+    with pytest.raises(processes.Interrupted):
+        run(config_of_two_epochs(), tmp_path)
+    config = config_of_two_epochs()
+    config.num_devices = 4
+    _, more, tables = run(config, tmp_path)
+    for ours, theirs in zip(more, records, strict=True):
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
+    assert {len(table) for table in tables.values()} == {519}
+
+
+def test_checkpoints_of_other_data_are_refused(tmp_path, monkeypatch):
+    stop_after(7, monkeypatch)
+    with pytest.raises(processes.Interrupted):
+        run(config_of_two_epochs(), tmp_path)
+    config = config_of_two_epochs()
+    config.data.noise_ratio = 0.2
+    with pytest.raises(loop.RunError, match="not those of the checkpoints"):
+        run(config, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    config.epochs, config.hyper.frozen = 1, True
+    assert run(config, tmp_path)[0]["epochs"] == 1
