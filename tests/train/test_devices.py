@@ -214,7 +214,7 @@ def test_the_devices_in_use_hold_all_of_lambda_in_equal_blocks():
 
 @pytest.mark.slow
 def test_digits_on_one_two_four_and_eight_devices():
-    config = digits.get_config("autodo")
+    config = digits.get_config("autodo_s")  # without a policy, quick to compile
     config.epochs, config.hyper.start_epoch = 8, 3
     one, _ = losses(config, 1)
     for num_devices in (2, 4, 8):
@@ -225,7 +225,7 @@ def test_digits_on_one_two_four_and_eight_devices():
 @pytest.mark.slow
 @pytest.mark.skipif(not PHOTOGRAPHS.exists(), reason=f"{PHOTOGRAPHS} is not there")
 def test_photographs_on_one_and_four_devices():
-    config = cifar10_jpeg.get_config("autodo")
+    config = cifar10_jpeg.get_config("autodo_s")
     config.data.data_dir = str(PHOTOGRAPHS)
     config.data.max_train_points, config.data.max_test_points = 2000, 200
     config.model.name = "wide_resnet"
