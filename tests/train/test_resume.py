@@ -22,7 +22,7 @@ def config_of_two_epochs():
 
 def stop_after(step, monkeypatch):
     """Lets the run be asked to stop once, after a step."""
-    asked = []
+    asked: list[int] = []
 
     @contextlib.contextmanager
     def stop_requests():
