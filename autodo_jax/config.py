@@ -42,7 +42,7 @@ METHODS = {
 
 
 # Fields that a resumed run may have other values of: they do not change what is
-# computed but for the order of sums, or, as `epochs`, only what comes later.
+# computed but for the order of sums, or, as more `epochs`, only what comes later.
 MAY_CHANGE = frozenset(
     f"config.{name}"
     for name in (
@@ -98,9 +98,7 @@ def _data() -> ml_collections.ConfigDict:
     data.resize = "crop"  # crop: keeps the aspect, cuts to the centre; or stretch
     # Large sets: decode each image when its batch needs it, instead of all beforehand.
     data.stream = False
-    data.num_workers = (
-        0  # processes that decode streamed images; 0: threads of this one
-    )
+    data.num_workers = 0  # processes that decode streamed images; 0: threads instead
     data.max_train_points = 0  # a stratified part of the train images; 0: all
     data.max_test_points = 0  # a stratified part of the test images; 0: all
     # Sizes are shares of the points below 1, else numbers of points.

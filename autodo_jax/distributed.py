@@ -1,4 +1,4 @@
-"""One program on many devices: the mesh, who owns which row, how processes start.
+"""One program on many devices: the mesh, and who owns which row.
 
 The step functions are written for one device and its share of the batch. They average
 over AXIS, the only axis of the mesh, and run under `spmd` or `jax.pmap` alike.

@@ -210,9 +210,8 @@ def told_from_lost_peers() -> Iterator[None]:
 def leave(status: int) -> None:
     """Ends this process without waiting for the others, which may be gone."""
     if is_first():
-        time.sleep(
-            1
-        )  # With it ends the service that aborts the others: let them speak.
+        # With it ends the service that aborts the others: let them speak first.
+        time.sleep(1)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -18,10 +18,10 @@ import time
 import jax
 import numpy as np
 
+from autodo_jax.config import apply_method, default_config
 from autodo_jax.data import sources
 from autodo_jax.data.dataset import Dataset, Parts
 from autodo_jax.train import setup
-from configs import digits
 
 BATCH, NUM_CLASSES = 128, 10
 
@@ -46,11 +46,12 @@ class Run:
 
     def __init__(self, num_points: int):
         """Prepares random data of so many points."""
-        config = digits.get_config("autodo")
+        config = default_config()
+        apply_method(config, "autodo")
         config.batch_size, config.num_devices = BATCH, 1
-        config.data.imbalance_ratio, config.data.noise_ratio = 1.0, 0.0
-        config.augment.policy = "none"
-        config.model.widths = (8, 8)
+        config.augment.policy, config.augment.crop_padding = "none", 1
+        config.augment.erase_probability = 0.0
+        config.model.name, config.model.widths = "small_cnn", (8, 8)
         sources.SOURCES["digits"] = lambda data, seed: random_parts(num_points)
         self.setup, self.state = setup.prepare(config)
         self.batches = self.setup.feed.batches("hyper", config.hyper.start_epoch)

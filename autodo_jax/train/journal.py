@@ -117,7 +117,7 @@ class Keeper:
           data: fingerprint of the points.
 
         Raises:
-          RunError: a checkpoint of other data.
+          RunError: a checkpoint of other data, or behind the last epoch.
           CheckpointError: a checkpoint that cannot be read.
         """
         if not processes.decided_by_first(self._folder.exists()):
@@ -126,6 +126,11 @@ class Keeper:
         if restored is None:
             return state, Journal(data)
         state, journal = restored[0], Journal.from_json(restored[1])
+        if journal.epoch > self._config.epochs:
+            raise RunError(
+                f"config.epochs is {self._config.epochs}, but {journal.epoch} epochs "
+                f"are saved in {self._folder}; pass as many or more, or --overwrite"
+            )
         if journal.data != data:
             raise RunError(
                 f"the data are not those of the checkpoints in {self._folder}: other "

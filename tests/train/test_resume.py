@@ -90,5 +90,15 @@ def test_checkpoints_of_other_data_are_refused(tmp_path, monkeypatch):
     with pytest.raises(loop.RunError, match="not those of the checkpoints"):
         run(config, tmp_path)
     shutil.rmtree(tmp_path / "checkpoints")
+    monkeypatch.undo()
     config.epochs, config.hyper.frozen = 1, True
     assert run(config, tmp_path)[0]["epochs"] == 1
+
+
+def test_fewer_epochs_than_are_saved_are_refused(tmp_path):
+    run(config_of_two_epochs(), tmp_path)
+    (tmp_path / "result.json").unlink()
+    config = tiny_config("autodo", epochs=1)
+    config.hyper.start_epoch = 0
+    with pytest.raises(loop.RunError, match="config.epochs is 1, but 2 epochs are"):
+        run(config, tmp_path)
