@@ -100,5 +100,5 @@ def test_fewer_epochs_than_are_saved_are_refused(tmp_path):
     (tmp_path / "result.json").unlink()
     config = tiny_config("autodo", epochs=1)
     config.hyper.start_epoch = 0
-    with pytest.raises(loop.RunError, match="config.epochs is 1, but 2 epochs are"):
+    with pytest.raises(loop.RunError, match=r"config\.epochs is 1, but 2 epochs"):
         run(config, tmp_path)
