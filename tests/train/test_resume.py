@@ -98,7 +98,7 @@ def test_checkpoints_of_other_data_are_refused(tmp_path, monkeypatch):
 def test_fewer_epochs_than_are_saved_are_refused(tmp_path):
     run(config_of_two_epochs(), tmp_path)
     (tmp_path / "result.json").unlink()
-    config = tiny_config("autodo", epochs=1)
-    config.hyper.start_epoch = 0
+    config = config_of_two_epochs()
+    config.epochs, config.hyper.start_epoch = 1, 0
     with pytest.raises(loop.RunError, match=r"config\.epochs is 1, but 2 epochs"):
         run(config, tmp_path)
