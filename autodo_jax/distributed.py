@@ -73,6 +73,15 @@ def padded_rows(num_rows: int, num_devices: int) -> int:
     return num_devices * max(2, -(-num_rows // num_devices))
 
 
+def shardings(mesh: Mesh, specs: PyTree) -> PyTree:
+    """Returns the shardings on a mesh for a pytree of PartitionSpecs."""
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec),
+        specs,
+        is_leaf=lambda spec: isinstance(spec, PartitionSpec),
+    )
+
+
 def place(mesh: Mesh, tree: PyTree, spec: PyTree = REPLICATED) -> PyTree:
     """Puts arrays on the mesh; each process passes the same, whole arrays.
 
@@ -95,12 +104,7 @@ def place(mesh: Mesh, tree: PyTree, spec: PyTree = REPLICATED) -> PyTree:
 
         return jax.tree.map(put_leaf, part)
 
-    shardings = jax.tree.map(
-        lambda s: NamedSharding(mesh, s),
-        spec,
-        is_leaf=lambda s: isinstance(s, PartitionSpec),
-    )
-    return jax.tree.map(put, shardings, tree)
+    return jax.tree.map(put, shardings(mesh, spec), tree)
 
 
 def spmd(

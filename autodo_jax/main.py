@@ -185,9 +185,13 @@ def is_finished(
     finished = (workdir / "result.json").exists()
     if not finished and not (workdir / "checkpoints").exists():
         return False
-    differing = _differing_fields(workdir / "config.json", config)
-    if not finished:
-        differing = [name for name in differing if name not in config_lib.MAY_CHANGE]
+    # A finished run is another one with other epochs, though it could be resumed so.
+    may_change = config_lib.MAY_CHANGE - ({"config.epochs"} if finished else set())
+    differing = [
+        name
+        for name in _differing_fields(workdir / "config.json", config)
+        if name not in may_change
+    ]
     if differing:
         raise UsageError(
             f"{workdir} holds {'a finished' if finished else 'an unfinished'} run with "

@@ -44,6 +44,10 @@ def test_a_run_finishes_and_is_not_repeated(tmp_path, capsys):
     result = (tmp_path / "result.json").read_text()
     assert main.main(["main", *flags]) == 0
     assert "is finished" in capsys.readouterr().out
+    # What does not change the result does not make another run.
+    assert main.main(["main", *flags, "--config.checkpoint_minutes=1"]) == 0
+    assert main.main(["main", *flags, "--config.epochs=3"]) == 2
+    assert "another config.epochs;" in capsys.readouterr().err
     other = ["main", *flags, "--config.seed=5"]
     assert main.main(other) == 2
     error = capsys.readouterr().err

@@ -9,7 +9,7 @@ import chex
 import jax
 import ml_collections
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from autodo_jax import config as config_lib
 from autodo_jax import distributed, models, objective
@@ -76,12 +76,8 @@ def prepare(config: ml_collections.ConfigDict) -> tuple[Setup, TrainState]:
     optimizers = create_optimizers(config, plan.num_steps)
     init_key, *keys = jax.random.split(jax.random.key(config.seed), 3)
     task_key, hyper_key = distributed.place(mesh, keys)
-
-    labels = experiment.splits.train.labels
-    padding = distributed.padded_rows(len(labels), num_devices) - len(labels)
-    images = jax.ShapeDtypeStruct(
-        (1, *experiment.splits.train.images.shape[1:]), np.uint8
-    )
+    train = experiment.splits.train
+    images = jax.ShapeDtypeStruct((1, *train.images.shape[1:]), np.uint8)
     create = functools.partial(
         create_state,
         config,
@@ -90,19 +86,9 @@ def prepare(config: ml_collections.ConfigDict) -> tuple[Setup, TrainState]:
         num_classes=experiment.num_classes,
         image_shape=jax.eval_shape(losses.clean_inputs, images).shape[1:],
     )
-    labels = np.pad(labels, (0, padding), constant_values=-1)
-    specs = state_specs(jax.eval_shape(create, init_key, labels))
-    shardings = jax.tree.map(
-        lambda spec: NamedSharding(mesh, spec),
-        specs,
-        is_leaf=lambda spec: isinstance(spec, PartitionSpec),
-    )
-    state = jax.jit(create, out_shardings=shardings)(init_key, labels)
-
+    specs, state = _place_state(mesh, create, init_key, train.labels)
     feed, points = _feed(config, experiment, plan, mesh)
     spmd = functools.partial(distributed.spmd, mesh=mesh)
-    task_step = steps.create_task_step(losses, optimizers)
-    hyper_step = steps.create_hyper_step(losses, optimizers, config.hyper)
     setup = Setup(
         config=config,
         experiment=experiment,
@@ -111,13 +97,13 @@ def prepare(config: ml_collections.ConfigDict) -> tuple[Setup, TrainState]:
         mesh=mesh,
         optimizers=optimizers,
         task_step=spmd(
-            task_step,
+            steps.create_task_step(losses, optimizers),
             in_specs=(specs, points, REPLICATED),
             out_specs=(specs, REPLICATED),
             donate=(0,),
         ),
         hyper_step=spmd(
-            hyper_step,
+            steps.create_hyper_step(losses, optimizers, config.hyper),
             in_specs=(specs, points, points, REPLICATED),
             out_specs=(specs, REPLICATED),
             donate=(0,),
@@ -131,6 +117,17 @@ def prepare(config: ml_collections.ConfigDict) -> tuple[Setup, TrainState]:
         hyper_key=hyper_key,
     )
     return setup, state
+
+
+def _place_state(
+    mesh: Mesh, create: Callable, key: chex.PRNGKey, labels: np.ndarray
+) -> tuple[TrainState, TrainState]:
+    """Returns the specs of a state, and the state itself, made where it is to be."""
+    padding = distributed.padded_rows(len(labels), mesh.size) - len(labels)
+    labels = np.pad(labels, (0, padding), constant_values=-1)
+    specs = state_specs(jax.eval_shape(create, key, labels))
+    placed = jax.jit(create, out_shardings=distributed.shardings(mesh, specs))
+    return specs, placed(key, labels)
 
 
 def state_specs(state: TrainState) -> TrainState:

@@ -1,6 +1,8 @@
 """Whole runs on digits, shrunken: files, determinism, controls, failures."""
 
+import dataclasses
 import json
+import time
 
 import numpy as np
 import pytest
@@ -153,6 +155,30 @@ def test_evaluation_pads_the_last_batch_without_counting_it():
     )
     assert padded.losses.shape == (450,)
     np.testing.assert_allclose(padded.losses, whole, rtol=1e-5, atol=1e-5)
+
+
+class SlowFeed:
+    """Batches that take their time to come."""
+
+    def __init__(self, feed):
+        self._feed = feed
+
+    def batches(self, phase, epoch, start=0):
+        for points in self._feed.batches(phase, epoch, start):
+            time.sleep(0.1)
+            yield points
+
+
+def test_waiting_for_data_is_measured():
+    setup, state = loop.prepare(tiny_config("baseline", epochs=2))
+    journal = loop.Journal()
+    state, record = loop.run_epoch(setup, state, journal)  # compiles
+    journal.end_epoch(record)
+    slow = dataclasses.replace(setup, feed=SlowFeed(setup.feed))
+    _, record = loop.run_epoch(slow, state, journal)
+    assert record["data_wait"] > 0.5
+    per_second = setup.config.batch_size / 0.1
+    assert record["images_per_second"] < per_second
 
 
 @pytest.mark.slow
