@@ -28,6 +28,16 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_runtest_setup(item):
+    mark = item.get_closest_marker("quick_compile")
+    is_quick = mark is not None and mark.args != (False,)
+    jax.config.update("jax_disable_most_optimizations", is_quick)
+
+
+def pytest_runtest_teardown():
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(params=["float64", "float32"])
 def precision(request):
     """Runs a test in double and in single precision; the tolerance to assert."""

@@ -13,10 +13,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FLAGS = [
-    "--config=configs/digits.py",
+    "--config=configs/digits.py:autodo_s",
     "--config.batch_size=32",
     "--config.model.widths=(4,4)",
-    "--config.augment.policy=none",
     "--config.hyper.start_epoch=2",
     "--config.checkpoint_every=1",
 ]
@@ -34,8 +33,13 @@ def start(workdir, *flags, num_devices=1):
             *flags,
         ],
         cwd=ROOT,
-        # Without a cache, which would let one process run ahead of another.
-        env=os.environ | {"XLA_FLAGS": devices, "JAX_ENABLE_COMPILATION_CACHE": "0"},
+        env=os.environ
+        | {
+            "XLA_FLAGS": devices,
+            # It would let one process run ahead of another.
+            "JAX_ENABLE_COMPILATION_CACHE": "0",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

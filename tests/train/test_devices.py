@@ -18,6 +18,8 @@ from autodo_jax.train import setup as setup_lib
 from configs import cifar10_jpeg, digits
 from tests.train.test_loop import run, tiny_config
 
+pytestmark = pytest.mark.quick_compile
+
 PHOTOGRAPHS = (
     pathlib.Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg.tar.xz"
 )

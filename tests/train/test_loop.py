@@ -12,6 +12,8 @@ from autodo_jax.data.pipeline import Selection
 from autodo_jax.train import loop
 from configs import digits
 
+pytestmark = pytest.mark.quick_compile
+
 
 def tiny_config(method, epochs=3):
     """Digits with a network of two narrow stages and without a policy.
@@ -182,6 +184,7 @@ def test_waiting_for_data_is_measured():
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compile(False)
 def test_learning_beats_its_control_and_the_baseline(tmp_path):
     """A third of the full run at full size, on one seed that no table reports."""
     errors = {}

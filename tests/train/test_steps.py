@@ -12,6 +12,8 @@ from autodo_jax.train import setup as setup_lib
 from autodo_jax.train import steps
 from tests.train.test_loop import tiny_config
 
+pytestmark = pytest.mark.quick_compile
+
 
 @pytest.fixture(scope="module")
 def prepared():
