@@ -54,6 +54,7 @@ MAY_CHANGE = frozenset(
         "checkpoint_keep",
         "watchdog_minutes",
         "debug_nans",
+        "data.allow_overlap",
         "data.data_dir",
         "data.stream",
         "data.num_workers",
@@ -104,6 +105,8 @@ def _data() -> ml_collections.ConfigDict:
     # Sizes are shares of the points below 1, else numbers of points.
     data.test_size = 0.25  # where the source has no test set
     data.validation_size = 0.2  # of the points not in the test set (Sec. 5.1)
+    # Whether a source's own validation set may have images of its train set.
+    data.allow_overlap = False
     # Where the outer loss is taken: validation; test (ablation, Table 5); or train, all
     # points then being train points (ablation, Table 6).
     data.outer_set = "validation"
@@ -162,6 +165,7 @@ def _task() -> ml_collections.ConfigDict:
     task.learning_rate = 0.1  # peak; SVHN 0.005 (App. A)
     task.momentum = 0.9  # Nesterov (App. A)
     task.weight_decay = 1e-4  # of all parameters (App. A)
+    task.clip_norm = 0.0  # largest global norm of a gradient; 0: unbounded
     task.warmup_epochs = 5  # rising from a tenth of the peak (App. A)
     return task
 
@@ -182,6 +186,10 @@ def _hyper() -> ml_collections.ConfigDict:
     hyper.num_terms = 5  # T: products of the solve (App. A); 0: as identity
     hyper.step_size = 0.01  # a < 2 / lambda_max of the Neumann series
     hyper.auto_step_size = False  # a = 1 / lambda_max, estimated at each step, instead
+    # Of a Neumann series whose residual is above 1, where it began: go on by its first
+    # term, a b (first_term, as T1-T2), use it all the same (keep), or stop the run.
+    hyper.on_divergence = "first_term"
+    hyper.max_update = 0.0  # what an entry of Lambda moves at most a step; 0: unbounded
     hyper.smoothing = 0.1  # alpha of the soft labels at the start, in (0, 1) (App. A)
     hyper.symmetric_kl = True  # loss to soft labels; False: KL(y^S || p) (Sec. 4.2)
     return hyper
@@ -232,7 +240,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         value = _get(config, name)
         if not (math.isfinite(value) and holds(value)):
             _refuse(name, value, expected)
-    for name, choices in _CHOICES.items():
+    for name, choices in CHOICES.items():
         value = _get(config, name)
         if value not in choices:
             _refuse(name, value, f"one of {', '.join(choices)}")
@@ -291,6 +299,7 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "task.learning_rate": _POSITIVE,
     "task.momentum": _DECAY,
     "task.weight_decay": _AT_LEAST_0,
+    "task.clip_norm": _AT_LEAST_0,
     "task.warmup_epochs": _AT_LEAST_0,
     "hyper.start_epoch": _AT_LEAST_0,
     "hyper.learning_rate": _POSITIVE,
@@ -299,10 +308,11 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "hyper.eps": _POSITIVE,
     "hyper.num_terms": _AT_LEAST_0,
     "hyper.step_size": _POSITIVE,
+    "hyper.max_update": _AT_LEAST_0,
     "hyper.smoothing": _PROPER_SHARE,
 }
 
-_CHOICES = {
+CHOICES = {
     "method": tuple(METHODS),
     "data.source": tuple(SOURCES),
     "data.resize": ("crop", "stretch"),
@@ -316,6 +326,7 @@ _CHOICES = {
     "hyper.augment": ("per_point", "shared", "none"),
     "hyper.theta": ("head", "all"),
     "hyper.solver": ("neumann", "conjugate_gradient", "identity"),
+    "hyper.on_divergence": ("first_term", "keep", "stop"),
 }
 
 

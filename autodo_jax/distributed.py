@@ -179,6 +179,16 @@ def own_rows(blocks: Mapping[str, chex.Array], index: chex.Array) -> dict:
     }
 
 
+def norm(blocks: Mapping[str, chex.Array], index: chex.Array) -> chex.Array:
+    """Returns the norm of the rows of the points `index` [B], the same everywhere."""
+    first = jax.lax.axis_index(AXIS) == 0  # of all that have a shared table
+    squares = [
+        jnp.where(first | (len(blocks[name]) > 1), jnp.sum(held**2), 0)
+        for name, held in _held_rows(blocks, index).items()
+    ]
+    return jnp.sqrt(jax.lax.psum(sum(squares), AXIS))
+
+
 def _sum_of_own_part(x: chex.Array) -> chex.Array:
     """Sums x [B, ...] over the devices and returns this one's share of the rows."""
     if jax.default_backend() == "cpu":

@@ -7,11 +7,10 @@ python -m autodo_jax.main --config=configs/digits.py[:METHOD] [--workdir=DIR]
 A run that was interrupted goes on where it was when the same command is given again.
 """
 
+import contextlib
 import itertools
-import json
 import pathlib
 import runpy
-import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -22,12 +21,13 @@ from absl import flags
 from ml_collections import config_flags
 
 from autodo_jax import config as config_lib
-from autodo_jax import processes
+from autodo_jax import processes, workdir
 from autodo_jax.data.dataset import DataError
 from autodo_jax.train import loop
 
 _USAGE = 2  # exit status: the command cannot be run as it is given
 _FAILED = 1  # exit status: the run ended before it was finished
+_NOTHING = contextlib.nullcontext()
 
 
 class Command(NamedTuple):
@@ -52,16 +52,18 @@ def main(argv: Sequence[str]) -> int:
         return 0
     try:
         command = parse(argv)
-        if is_finished(command.workdir, command.config, overwrite=command.overwrite):
-            print(f"{command.workdir} is finished; pass --overwrite to train anew")
+        folder, config, overwrite = command.workdir, command.config, command.overwrite
+        if workdir.is_finished(folder, config, overwrite=overwrite):
+            print(f"{folder} is finished; pass --overwrite to train anew")
             return 0
         _start_processes(command.cluster)
-        return _run(command)
+        with workdir.locked(folder) if processes.is_first() else _NOTHING:
+            return _run(command)
     except processes.Interrupted as error:
         if processes.is_first():
             print(f"autodo_jax: {error}", file=sys.stderr)
         return 128 + error.signum
-    except (UsageError, DataError) as error:
+    except (UsageError, DataError, workdir.WorkdirError) as error:
         status = _fail(error, _USAGE, with_traceback)
     except (
         loop.RunError,
@@ -76,25 +78,25 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(command: Command) -> int:
-    config, workdir = command.config, command.workdir
+    config, folder = command.config, command.workdir
     if processes.is_first():
-        prepare_workdir(workdir, config, overwrite=command.overwrite)
+        workdir.prepare(folder, overwrite=command.overwrite)
     processes.wait_for_all("the workdir is prepared")
     jax.config.update("jax_debug_nans", config.debug_nans)
     devices = jax.devices()
     if processes.is_first():
         print(
             f"{config.method} on {config.data.source}, {len(devices)} x "
-            f"{devices[0].device_kind}, workdir {workdir}",
+            f"{devices[0].device_kind}, workdir {folder}",
             flush=True,
         )
     with processes.told_from_lost_peers():
-        result = loop.run(config, workdir, show_bar=sys.stderr.isatty())
+        result = loop.run(config, folder, show_bar=sys.stderr.isatty())
     if processes.is_first():
         print(
             f"test error {result['test_error']:.2f} %, validation error "
             f"{result['val_error']:.2f} %, {result['seconds']:.1f} s; results in "
-            f"{workdir}"
+            f"{folder}"
         )
     return 0
 
@@ -156,14 +158,14 @@ def parse(argv: Sequence[str]) -> Command:
         config_lib.validate(config)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    workdir = pathlib.Path(values.workdir or default_workdir(config))
+    folder = pathlib.Path(values.workdir or default_workdir(config))
     cluster = processes.Cluster(
         values.distributed,
         values.coordinator,
         values.num_processes,
         values.process_id,
     )
-    return Command(config, workdir, values.overwrite, cluster)
+    return Command(config, folder, values.overwrite, cluster)
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> str:
@@ -172,71 +174,12 @@ def default_workdir(config: ml_collections.ConfigDict) -> str:
     return f"runs/{config.name}/{config.method}{frozen}-seed{config.seed}"
 
 
-def is_finished(
-    workdir: pathlib.Path, config: ml_collections.ConfigDict, *, overwrite: bool
-) -> bool:
-    """Returns True where the folder holds this very run, finished.
-
-    Raises:
-      UsageError: a run with another configuration, finished or to be resumed.
-    """
-    if overwrite:
-        return False
-    finished = (workdir / "result.json").exists()
-    if not finished and not (workdir / "checkpoints").exists():
-        return False
-    # A finished run is another one with other epochs, though it could be resumed so.
-    may_change = config_lib.MAY_CHANGE - ({"config.epochs"} if finished else set())
-    differing = [
-        name
-        for name in _differing_fields(workdir / "config.json", config)
-        if name not in may_change
-    ]
-    if differing:
-        raise UsageError(
-            f"{workdir} holds {'a finished' if finished else 'an unfinished'} run with "
-            f"another {', '.join(differing)}; pass another --workdir, or --overwrite "
-            "to replace it"
-        )
-    return finished
-
-
-def prepare_workdir(
-    workdir: pathlib.Path, config: ml_collections.ConfigDict, *, overwrite: bool
-) -> None:
-    """Makes the folder, and with `overwrite` removes what a run has left in it.
-
-    Raises:
-      UsageError: a folder that cannot be written.
-    """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            (workdir / "result.json").unlink(missing_ok=True)
-            shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
-        (workdir / "metrics.jsonl").touch()
-    except OSError as error:
-        raise UsageError(
-            f"cannot write to {workdir}: {error.strerror}; pass another --workdir"
-        ) from error
-
-
 def _start_processes(cluster: processes.Cluster) -> None:
     try:
         processes.start(cluster)
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"the processes cannot start together: {reason}") from error
-
-
-def _differing_fields(path: pathlib.Path, config: Any) -> list[str]:
-    try:
-        stored = config_lib.flatten(json.loads(path.read_text()), "config.")
-    except (OSError, ValueError):
-        return ["config.json (unreadable)"]
-    given = config_lib.flatten(json.loads(config.to_json_best_effort()), "config.")
-    names = stored.keys() | given.keys()
-    return sorted(name for name in names if stored.get(name) != given.get(name))
 
 
 def _check_experiment(argv: Sequence[str]) -> None:

@@ -29,13 +29,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_runtest_setup(item):
-    mark = item.get_closest_marker("quick_compile")
-    is_quick = mark is not None and mark.args != (False,)
+    """Most tests compile for longer than they run: they do with few compiler passes."""
+    is_quick = item.get_closest_marker("full_compile") is None
     jax.config.update("jax_disable_most_optimizations", is_quick)
-
-
-def pytest_runtest_teardown():
-    jax.config.update("jax_disable_most_optimizations", False)
+    # Of the programs that a test starts.
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(is_quick))
 
 
 @pytest.fixture(params=["float64", "float32"])

@@ -12,9 +12,10 @@ ALLOWED = {
     **{leaf: {leaf} for leaf in LEAVES},
     "objective": {"objective", "hyperparams", "augment", "losses", "models", "data"},
     "config": {"augment", "data", "models"},
-    "train": LEAVES | {"train", "objective", "config"},
+    "train": LEAVES | {"train", "objective", "config", "workdir"},
     "report": {"report", "config"},
-    "main": {"main", "config", "data", "processes", "train"},
+    "workdir": {"workdir", "config"},
+    "main": {"main", "config", "data", "processes", "train", "workdir"},
     "version": set(),
 }
 

@@ -10,8 +10,6 @@ from autodo_jax.data import sources
 from autodo_jax.data.dataset import Dataset, Parts
 from autodo_jax.train import loop, setup
 
-pytestmark = pytest.mark.quick_compile
-
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 # Sides of the images as a source gives them, where the file resizes none.
 SIZES = {"digits": 8, "mnist": 28}

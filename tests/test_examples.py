@@ -75,6 +75,7 @@ def test_pmap_reweighting(run):
 
 
 @pytest.mark.slow
+@pytest.mark.full_compile
 @pytest.mark.parametrize("name", NAMES)
 def test_prints_what_its_docstring_says(name, tmp_path):
     path = EXAMPLES / f"{name}.py"

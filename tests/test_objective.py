@@ -20,8 +20,6 @@ from autodo_jax.implicit import solvers, value_and_hypergrad
 from autodo_jax.models.small_cnn import SmallCNN
 from autodo_jax.train.steps import point_keys
 
-pytestmark = pytest.mark.quick_compile
-
 NUM_CLASSES, POINTS, WEIGHT_DECAY = 3, 5, 0.02
 OPERATIONS = ("rotate", "scale", "translate_x", "translate_y", "shear_x", "shear_y")
 

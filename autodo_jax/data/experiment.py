@@ -6,7 +6,7 @@ import hashlib
 import ml_collections
 import numpy as np
 
-from autodo_jax.data import distort, sources, split
+from autodo_jax.data import checks, distort, sources, split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,7 @@ def load(config: ml_collections.ConfigDict) -> Experiment:
     """
     data = config.data
     parts = sources.SOURCES[data.source](data, config.seed)
+    checks.check(parts, channels=len(data.mean), allow_overlap=data.allow_overlap)
     num_classes = len(parts.train.class_names)
     train, validation, test = split.stratified_split(
         parts,
@@ -54,6 +55,8 @@ def load(config: ml_collections.ConfigDict) -> Experiment:
         train = train.join(validation)
     rng = np.random.default_rng(config.seed)
     train = distort.imbalance(train, data.imbalance_ratio, num_classes, rng)
+    advice = "lower --config.data.imbalance_ratio or add some"
+    checks.check_classes("train", train, advice)
     noisy = distort.flip_labels(train.labels, data.noise_ratio, num_classes, rng)
     clean_labels, train = train.labels, train._replace(labels=noisy)
     outer_sets = {"validation": validation, "test": test, "train": train}

@@ -95,7 +95,11 @@ def _folder(root: pathlib.Path) -> _Files:
 
 
 def _file_contents(path: str) -> bytes:
-    return pathlib.Path(path).read_bytes()
+    # Others, as pipes, may have no end.
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{path} is no file")
+    with open(path, "rb") as file:
+        return readers.contents(file, path)
 
 
 def _walk(root: pathlib.Path) -> Iterator[str]:
@@ -120,17 +124,23 @@ def _raise(error: OSError) -> None:
 def _zip(root: pathlib.Path, stream: bool) -> Iterator[_Files]:
     with zipfile.ZipFile(root) as archive:
         entries = {_path(name, name.endswith("/")): name for name in archive.namelist()}
-        read = readers.ZipReader(str(root)).read if stream else archive.read
-        yield _Files(root, entries, read)
+
+        def read(name: str) -> bytes:
+            with archive.open(name) as file:
+                return readers.contents(file, name)
+
+        yield _Files(
+            root, entries, readers.ZipReader(str(root)).read if stream else read
+        )
 
 
 @contextlib.contextmanager
 def _tar(root: pathlib.Path, stream: bool) -> Iterator[_Files]:
     def read(member: tarfile.TarInfo) -> bytes:
-        content = archive.extractfile(member)
-        if content is None:
+        file = archive.extractfile(member)
+        if file is None:
             raise tarfile.ReadError(f"{member.name} is no file")
-        return content.read()
+        return readers.contents(file, member.name)
 
     if stream and not _is_plain_tar(root):
         raise DataError(

@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 import struct
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 
@@ -15,8 +16,11 @@ from PIL import Image, ImageOps
 
 from autodo_jax.data.dataset import DataError
 
+MAX_PIXELS = 2**26  # of an image, 8192 x 8192: larger ones may be made to fill memory
 RESIZES = ("crop", "stretch")
 _MODES = {1: "L", 3: "RGB"}
+# Pillow's own bound is wider.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _CHUNK = 256  # encoded images in memory at once, beside the decoded ones
 
 
@@ -45,12 +49,15 @@ def to_array(
 
     Raises:
       OSError: the file is truncated or corrupt.
-      ValueError: other `channels` or another `resize`.
+      ValueError: more than MAX_PIXELS pixels, other `channels` or another `resize`.
     """
     if channels not in _MODES:
         raise ValueError(f"channels is {channels}, expected 1 (grey) or 3 (RGB)")
     if resize not in RESIZES:
         raise ValueError(f"resize is {resize!r}, expected one of {', '.join(RESIZES)}")
+    if image.width * image.height > MAX_PIXELS:
+        sides = _sides((image.height, image.width))
+        raise ValueError(f"it has {sides} pixels, more than {MAX_PIXELS:,}")
     image = _opaque(_eight_bit(_upright(image)))
     if image.mode != _MODES[channels]:
         image = image.convert(_MODES[channels])

@@ -10,6 +10,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import IO
 
 from autodo_jax.data.dataset import DataError
 
@@ -23,6 +24,7 @@ _UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
 )
+MAX_BYTES = 2**28  # of an encoded image: larger ones may be made to fill memory
 _MAX_LINKS = 40  # one after the other, as in Linux: they may lead in a circle
 
 
@@ -37,6 +39,25 @@ def reading(root: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
+def contents(file: IO[bytes], name: str) -> bytes:
+    """Returns what is left of a file.
+
+    Raises:
+      DataError: more than MAX_BYTES.
+    """
+    content = file.read(MAX_BYTES + 1)
+    check_bytes(len(content), name)
+    return content
+
+
+def check_bytes(num_bytes: int, name: str) -> None:
+    """Raises DataError for the contents of an image that are too large to be one."""
+    if num_bytes > MAX_BYTES:
+        raise DataError(
+            f"the image {name} has more than {MAX_BYTES:,} bytes; replace or remove it"
+        )
+
+
 class ZipReader:
     """Reads files of a .zip archive, which is opened once in each process."""
 
@@ -49,6 +70,7 @@ class ZipReader:
         """Returns the contents of a file.
 
         Raises:
+          DataError: it is too large.
           KeyError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error: it is absent,
             encrypted or damaged.
         """
@@ -58,7 +80,7 @@ class ZipReader:
                 self._archive = zipfile.ZipFile(self._path)
             file = self._archive.open(name)
         try:
-            return file.read()
+            return contents(file, name)
         finally:
             with self._lock:
                 file.close()
@@ -81,11 +103,13 @@ class TarReader:
         """Returns the contents of a file.
 
         Raises:
+          DataError: they are too large.
           OSError: the archive cannot be read.
           tarfile.ReadError: there are none.
         """
         if isinstance(extent, str):
             raise tarfile.ReadError(extent)
+        check_bytes(extent[1], f"at byte {extent[0]} of {self.path}")
         # A handle of its own is safe in any thread and process.
         with open(self.path, "rb") as file:
             file.seek(extent[0])

@@ -29,7 +29,9 @@ class RowOptimizer(NamedTuple):
     update: Callable
 
 
-def row_rmsprop(decay: float = 0.99, eps: float = 1e-8) -> RowOptimizer:
+def row_rmsprop(
+    decay: float = 0.99, eps: float = 1e-8, max_update: float = 0.0
+) -> RowOptimizer:
     """Returns RMSprop on rows; as torch.optim.RMSprop, `eps` outside the root.
 
     `update(tables, state, row_grads, positions, learning_rate)`: of each table,
@@ -40,6 +42,7 @@ def row_rmsprop(decay: float = 0.99, eps: float = 1e-8) -> RowOptimizer:
     Args:
       decay: of the second moment, in [0, 1).
       eps: added to the root of the second moment.
+      max_update: what an entry of a table moves at most in an update; 0: unbounded.
     """
 
     def init(tables: Mapping[str, chex.Array]) -> RowRMSpropState:
@@ -61,9 +64,11 @@ def row_rmsprop(decay: float = 0.99, eps: float = 1e-8) -> RowOptimizer:
         elapsed = count - last_touch[rows]
         steps = elapsed.astype(nu.dtype).reshape(-1, *(1,) * (grads.ndim - 1))
         new_nu = decay**steps * nu[rows] + (1 - decay) * grads**2
-        new_rows = table[rows] - learning_rate * grads / (jnp.sqrt(new_nu) + eps)
+        updates = learning_rate * grads / (jnp.sqrt(new_nu) + eps)
+        if max_update:
+            updates = jnp.clip(updates, -max_update, max_update)
         return (
-            table.at[rows].set(new_rows, mode="drop"),
+            table.at[rows].set(table[rows] - updates, mode="drop"),
             nu.at[rows].set(new_nu, mode="drop"),
             # To `count`. What is written depends on what was read, so that the compiler
             # writes in place: it would copy all N entries to set them.

@@ -1,9 +1,10 @@
 """What a run notes beside its state, and when both are saved."""
 
 import dataclasses
+import math
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import chex
@@ -16,6 +17,16 @@ from autodo_jax.train.state import TrainState
 
 # Steps between two looks at the clock of the first process, which the others wait for.
 _CLOCK_STEPS = 32
+_MAIN = ("train_loss", "grad_norm", "outer_loss", "hypergrad_norm", "lambda_norm")
+_RATES = ("learning_rate", "hyper_learning_rate")
+# Steps whose metrics are fetched at once, which then are looked at.
+_FETCH_STEPS = 32
+_ADVICE = {
+    "task": "--config.task.learning_rate, or bound its gradient by "
+    "--config.task.clip_norm",
+    "hyper": "--config.hyper.learning_rate, or bound its updates by "
+    "--config.hyper.max_update",
+}
 
 History = dict[str, list[dict[str, chex.Array]]]
 
@@ -31,6 +42,7 @@ class Journal:
       step: task and hyper steps behind the run, in all.
       data: fingerprint of the points.
       former_seconds: of the starts before this one.
+      stop_on_divergence: whether a linear solve that diverges ends the run.
     """
 
     data: str = ""
@@ -38,6 +50,7 @@ class Journal:
     history: History = dataclasses.field(default_factory=lambda: _empty_history())
     step: int = 0
     former_seconds: float = 0.0
+    stop_on_divergence: bool = False
     _start: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
@@ -50,9 +63,55 @@ class Journal:
         return self.former_seconds + time.monotonic() - self._start
 
     def end_step(self, phase: str, values: dict[str, chex.Array]) -> None:
-        """Notes the metrics of a step."""
+        """Notes the metrics of a step.
+
+        Raises:
+          RunError: those of this or of an earlier step are not finite.
+        """
         self.history[phase].append(values)
         self.step += 1
+        if len(self.history[phase]) % _FETCH_STEPS == 0:
+            self.fetch()
+
+    def fetch(self) -> dict[str, list[dict[str, float]]]:
+        """Returns the metrics of the epoch under way, fetched from the device.
+
+        Raises:
+          RunError: one is not finite, or a linear solve diverges that should not;
+            names the first step where that is so.
+        """
+        for phase, steps in self.history.items():
+            start = sum(map(is_fetched, steps))
+            fetched = jax.device_get(steps[start:])
+            for number, values in enumerate(fetched, start):
+                steps[number] = {name: float(value) for name, value in values.items()}
+                self._check_finite(phase, number)
+                self._check_solve(number, steps[number])
+        return self.history
+
+    def _check_finite(self, phase: str, number: int) -> None:
+        values = self.history[phase][number]
+        wrong = [name for name, value in values.items() if not math.isfinite(value)]
+        if not wrong:
+            return
+        # What else is measured follows from these.
+        wrong = [name for name in _MAIN if name in wrong] or wrong
+        seen = [*self.records[-1:], *self.history["task"][-1:], values]
+        rates = {name: last[name] for last in seen for name in _RATES if name in last}
+        at = ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items() if rate)
+        raise RunError(
+            f"{', '.join(wrong)} not finite in epoch {self.epoch + 1}, {phase} step "
+            f"{number + 1}, at {at}; lower {_ADVICE[phase]}, or find the operation by "
+            "--config.debug_nans=True"
+        )
+
+    def _check_solve(self, number: int, values: Mapping[str, float]) -> None:
+        if self.stop_on_divergence and values.get("diverged"):
+            raise RunError(
+                f"the linear solve diverges in epoch {self.epoch + 1}, hyper step "
+                f"{number + 1}: residual {values['residual_norm']:.3g}; "
+                + advice_on_divergence(values["lambda_max"])
+            )
 
     def end_epoch(self, record: dict[str, Any]) -> None:
         """Notes the metrics of an epoch."""
@@ -60,11 +119,15 @@ class Journal:
         self.history = _empty_history()
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the journal as JSON can hold it; `Journal.from_json` reads it."""
+        """Returns the journal as JSON can hold it; `Journal.from_json` reads it.
+
+        Raises:
+          RunError: a metric is not finite: such a state is not one to go on from.
+        """
         return {
             "data": self.data,
             "records": self.records,
-            "history": {name: to_floats(self.history[name]) for name in self.history},
+            "history": self.fetch(),
             "step": self.step,
             "seconds": self.seconds(),
         }
@@ -76,12 +139,17 @@ class Journal:
         return cls(*(saved[name] for name in names))
 
 
-def to_floats(history: Sequence[Mapping[str, chex.Array]]) -> list[dict[str, float]]:
-    """Returns the metrics of some steps, fetched from the device at once."""
-    return [
-        {name: float(value) for name, value in values.items()}
-        for values in jax.device_get(history)
-    ]
+def advice_on_divergence(lambda_max: float) -> str:
+    """Returns how to mend a Neumann series that diverges."""
+    return (
+        f"a Neumann series needs a step_size < 2 / lambda_max = {2 / lambda_max:.3g}; "
+        "lower --config.hyper.step_size or pass --config.hyper.auto_step_size=True"
+    )
+
+
+def is_fetched(values: Mapping[str, Any]) -> bool:
+    """True of a step's metrics that are numbers of the host."""
+    return all(isinstance(value, float) for value in values.values())
 
 
 def _empty_history() -> History:
@@ -120,12 +188,16 @@ class Keeper:
           RunError: a checkpoint of other data, or behind the last epoch.
           CheckpointError: a checkpoint that cannot be read.
         """
+        stops = self._config.hyper.on_divergence == "stop"
+        new = Journal(data, stop_on_divergence=stops)
         if not processes.decided_by_first(self._folder.exists()):
-            return state, Journal(data)
+            return state, new
         restored = self._open().restore(state)
         if restored is None:
-            return state, Journal(data)
+            self._warn(f"warning: no checkpoint in {self._folder}: starts anew")
+            return state, new
         state, journal = restored[0], Journal.from_json(restored[1])
+        journal.stop_on_divergence = stops
         if journal.epoch > self._config.epochs:
             raise RunError(
                 f"config.epochs is {self._config.epochs}, but {journal.epoch} epochs "
@@ -151,6 +223,10 @@ class Keeper:
         if (every and journal.epoch % every == 0) or self._is_time():
             self.save(state, journal)
 
+    def at_end(self, state: TrainState, journal: Journal) -> None:
+        """Saves what the run has come to, and waits until that is done."""
+        self.save(state, journal, and_wait=True)
+
     def save(
         self, state: TrainState, journal: Journal, *, and_wait: bool = False
     ) -> None:
@@ -158,6 +234,7 @@ class Keeper:
 
         Raises:
           CheckpointError: this or the checkpoint before it could not be written.
+          RunError: a state that is not finite.
         """
         self._last = time.monotonic()
         errors = [record["val_error"] for record in journal.records[-1:]] or [100.0]

@@ -1,8 +1,6 @@
 """Algorithm 1, from a configuration to the files of a workdir."""
 
 import json
-import math
-import os
 import pathlib
 import signal
 import time
@@ -16,12 +14,16 @@ import numpy as np
 from autodo_jax import metrics, processes
 from autodo_jax.hyperparams import state as hyperparams
 from autodo_jax.train import progress
-from autodo_jax.train.journal import Journal, Keeper, to_floats
-from autodo_jax.train.setup import RunError, Setup, prepare
+from autodo_jax.train.journal import (
+    Journal,
+    Keeper,
+    advice_on_divergence,
+    is_fetched,
+)
+from autodo_jax.train.setup import Setup, prepare
 from autodo_jax.train.state import TrainState
+from autodo_jax.workdir import write, write_text
 
-# A convergent Neumann series never leaves a residual above 1; rounding may.
-_DIVERGED = 1 + 1e-3
 # Steps under way at once. With more than 32 several devices of the CPU backend wait for
 # each other forever.
 _MAX_STEPS_IN_FLIGHT = 8
@@ -45,12 +47,15 @@ def run(
 
     Raises:
       DataError: data that is absent or cannot be used.
-      RunError: a batch larger than a part of the data; a loss that is not finite.
-      CheckpointError: a checkpoint that cannot be written or read.
+      RunError: a batch larger than a part of the data; a loss, gradient or Lambda that
+        is not finite; a linear solve that diverges, where that is to stop the run.
+      CheckpointError, WriteError: what cannot be written; a checkpoint that cannot be
+        read.
       Interrupted: SIGTERM or SIGINT; the state is saved.
     """
     if processes.is_first():
-        _replace(workdir / "config.json", config.to_json_best_effort(indent=2) + "\n")
+        text = config.to_json_best_effort(indent=2) + "\n"
+        write_text(workdir / "config.json", text)
     setup, state = prepare(config)
     with (
         progress.EpochProgress(
@@ -84,6 +89,7 @@ def run(
             _write_records(workdir, journal)
             keeper.after_epoch(state, journal)
             shown.update(record)
+        keeper.at_end(state, journal)
         return _finish(setup, state, journal, workdir)
 
 
@@ -108,7 +114,7 @@ def run_epoch(
       The state and the epoch's line of metrics.jsonl.
 
     Raises:
-      RunError: a value that is not finite.
+      RunError: as `run`.
     """
     start, epoch, learns = time.monotonic(), journal.epoch, False
     waited = 0.0
@@ -117,17 +123,13 @@ def run_epoch(
             learns = learns or phase == "hyper"
             state, seconds = _run_phase(setup, state, journal, phase, after_step)
             waited += seconds
-    history = {name: to_floats(values) for name, values in journal.history.items()}
+    history = journal.fetch()
     trained = time.monotonic() - start
-    values = _mean_values(history["task"], epoch)
-    hyper_learning_rate = 0.0
+    values = {"hyper_learning_rate": 0.0} | _mean_values(history["task"])
     if learns:
-        values |= _hyper_values(setup, history["hyper"], epoch, warn)
-        count = (epoch + 1 - setup.plan.start_epoch) * setup.plan.num_steps
-        hyper_learning_rate = float(setup.optimizers.hyper_schedule(count - 1))
+        values |= _hyper_values(setup.config.hyper, history["hyper"], epoch, warn)
     validation = evaluate(setup, state, "validation", epoch)
     test = evaluate(setup, state, "test", epoch)
-    num_steps = (epoch + 1) * setup.plan.num_steps
     num_images = setup.config.batch_size * sum(map(len, history.values()))
     return state, {
         "epoch": epoch + 1,
@@ -135,8 +137,6 @@ def run_epoch(
         "val_loss": validation.loss,
         "val_error": validation.error,
         "test_error": test.error,
-        "learning_rate": float(setup.optimizers.task_schedule(num_steps - 1)),
-        "hyper_learning_rate": hyper_learning_rate,
         "seconds": time.monotonic() - start,
         "images_per_second": num_images / trained,
         "data_wait": waited / trained,
@@ -241,55 +241,45 @@ def _run_phase(
 
 
 def _is_ready(values: dict[str, Any]) -> bool:
-    """True where the step is done; those before a resumed run's are floats."""
-    return all(isinstance(v, float) or v.is_ready() for v in values.values())
+    """True where the step is done."""
+    return is_fetched(values) or all(value.is_ready() for value in values.values())
 
 
 def _hyper_values(
-    setup: Setup,
+    hyper: ml_collections.ConfigDict,
     history: Sequence[dict[str, float]],
     epoch: int,
     warn: Callable[[str], None],
 ) -> dict[str, float]:
-    means = _mean_values(history, epoch)
-    # Conjugate gradients may pass through larger residuals on their way.
-    is_series = setup.config.hyper.solver == "neumann"
-    diverged = [
-        values
-        for values in history
-        if is_series and values["residual_norm"] > _DIVERGED
-    ]
+    diverged = [values for values in history if values["diverged"]]
+    means = _mean_values(history)
+    del means["diverged"]
     means["diverged_steps"] = len(diverged)
     if diverged:
+        used = {"first_term": "replaced by the first term", "keep": "worse than none"}
         largest = max(values["lambda_max"] for values in diverged)
         warn(
             f"warning: epoch {epoch + 1}: {len(diverged)} of {len(history)} "
-            "hypergradients are worse than none: the linear solve diverges, residual "
-            f"{means['residual_norm']:.3g} on average. A Neumann series needs a "
-            f"step_size < 2 / lambda_max = {2 / largest:.3g}; lower "
-            "--config.hyper.step_size or pass --config.hyper.auto_step_size=True."
+            f"hypergradients diverge and are {used[hyper.on_divergence]}: "
+            + advice_on_divergence(largest)
         )
     return means
 
 
-def _mean_values(history: Sequence[dict[str, float]], epoch: int) -> dict[str, float]:
-    """Means over an epoch's steps; refuses what is not finite."""
-    for step, values in enumerate(history):
-        wrong = [name for name, value in values.items() if not math.isfinite(value)]
-        if wrong:
-            raise RunError(
-                f"{', '.join(wrong)} not finite in epoch {epoch + 1}, step {step + 1}; "
-                "lower --config.task.learning_rate or --config.hyper.learning_rate, or "
-                "find the operation with --config.debug_nans=True."
-            )
+def _mean_values(history: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Means over an epoch's steps; of learning rates the last."""
     return {
-        name: float(np.mean([values[name] for values in history]))
-        for name in history[0]
+        name: (
+            value
+            if name.endswith("learning_rate")
+            else float(np.mean([values[name] for values in history]))
+        )
+        for name, value in history[-1].items()
     }
 
 
 def _finish(
-    setup: Setup, state: TrainState, journal: Journal, workdir: pathlib.Path
+    setup: Setup, state: TrainState, journal: Journal, folder: pathlib.Path
 ) -> dict[str, Any]:
     num_train = setup.plan.num_points["train"]
     tables = {
@@ -298,20 +288,13 @@ def _finish(
     result = summarize(setup, state, tables, journal.records)
     result |= {"seconds": journal.seconds()}
     if processes.is_first():
-        np.savez(workdir / "hyperparams.npz", **tables)
-        _replace(workdir / "result.json", json.dumps(result, indent=2) + "\n")
+        write(folder / "hyperparams.npz", lambda file: np.savez(file, **tables))
+        write_text(folder / "result.json", json.dumps(result, indent=2) + "\n")
     processes.wait_for_all("the result is written")
     return result
 
 
-def _write_records(workdir: pathlib.Path, journal: Journal) -> None:
+def _write_records(folder: pathlib.Path, journal: Journal) -> None:
     if processes.is_first():
         lines = [json.dumps(record) + "\n" for record in journal.records]
-        _replace(workdir / "metrics.jsonl", "".join(lines))
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-    """Writes a file that is never seen half-written."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+        write_text(folder / "metrics.jsonl", "".join(lines))

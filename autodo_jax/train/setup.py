@@ -62,7 +62,7 @@ def prepare(config: ml_collections.ConfigDict) -> tuple[Setup, TrainState]:
     Raises:
       DataError: data that is absent or cannot be used.
       RunError: a batch larger than the train or the validation set, or one that the
-        devices cannot share equally.
+        devices cannot share equally; images smaller than what is to be cut from them.
     """
     try:
         num_devices = distributed.usable_devices(config.batch_size, config.num_devices)
@@ -70,6 +70,7 @@ def prepare(config: ml_collections.ConfigDict) -> tuple[Setup, TrainState]:
         raise RunError(str(error)) from error
     mesh = distributed.create_mesh(num_devices)
     experiment = experiments.load(config)
+    _check_sizes(config, experiment)
     plan = _plan(config, experiment, num_devices)
     model = models.create(config.model, experiment.num_classes, AXIS)
     losses = objective.create(config, model)
@@ -141,6 +142,26 @@ def state_specs(state: TrainState) -> TrainState:
     return everywhere._replace(tables=tables, hyper_optimizer_state=by_rows)
 
 
+def _check_sizes(
+    config: ml_collections.ConfigDict, experiment: experiments.Experiment
+) -> None:
+    train, validation, _ = experiment.splits
+    most = min(len(train.labels), len(validation.labels))
+    if config.batch_size > most:
+        raise RunError(
+            f"config.batch_size is {config.batch_size}, but there are only "
+            f"{len(train.labels)} train and {len(validation.labels)} validation "
+            f"points; pass --config.batch_size={most} or less."
+        )
+    height, width = train.images.shape[1:3]
+    if min(height, width) < config.augment.crop_size:
+        raise RunError(
+            f"images of {height}x{width} pixels are smaller than "
+            f"config.augment.crop_size={config.augment.crop_size}; lower it, or resize "
+            "them by --config.data.image_size='(HEIGHT, WIDTH)'"
+        )
+
+
 def _plan(
     config: ml_collections.ConfigDict,
     experiment: experiments.Experiment,
@@ -149,13 +170,6 @@ def _plan(
     num_points = {
         name: len(part.labels) for name, part in experiment.splits._asdict().items()
     }
-    most = min(num_points["train"], num_points["validation"])
-    if config.batch_size > most:
-        raise RunError(
-            f"config.batch_size is {config.batch_size}, but there are only "
-            f"{num_points['train']} train and {num_points['validation']} validation "
-            f"points; pass --config.batch_size={most} or less."
-        )
     learns = config_lib.has_hyperparams(config.hyper) and not config.hyper.frozen
     return pipeline.Plan(
         num_points=num_points,

@@ -69,11 +69,13 @@ def create_optimizers(
         warmup_epochs=config.hyper.warmup_epochs,
         steps_per_epoch=steps_per_epoch,
     )
+    clip_norm = config.task.clip_norm
     task = optax.chain(
+        *([optax.clip_by_global_norm(clip_norm)] if clip_norm else []),
         optax.add_decayed_weights(config.task.weight_decay),
         optax.sgd(task_schedule, momentum=config.task.momentum, nesterov=True),
     )
-    hyper = row_rmsprop(decay=config.hyper.decay, eps=config.hyper.eps)
+    hyper = row_rmsprop(config.hyper.decay, config.hyper.eps, config.hyper.max_update)
     return Optimizers(task, task_schedule, hyper, hyper_schedule)
 
 

@@ -32,6 +32,15 @@ class HeadSolve(NamedTuple):
 
     lambda_max: chex.Array  # largest eigenvalue of the Hessian in theta
     step_size: chex.Array  # of the Neumann series; 0 for other solvers
+    diverged: chex.Array  # bool: the Neumann series did, and its first term was taken
+
+
+def _diverges(residual_norm: chex.Array) -> chex.Array:
+    """True of a residual above the one of x = 0, or one that is not finite.
+
+    A convergent Neumann series never leaves such a one; rounding may.
+    """
+    return ~(residual_norm <= 1 + 1e-3)
 
 
 def create_solver(hyper: ml_collections.ConfigDict) -> solvers.Solver:
@@ -41,7 +50,7 @@ def create_solver(hyper: ml_collections.ConfigDict) -> solvers.Solver:
 
     def solve(matvec, b):
         lambda_max = solvers.largest_eigenvalue(matvec, b, num_steps=num_steps)
-        step_size = jnp.zeros(())
+        step_size, diverged = jnp.zeros(()), jnp.zeros((), bool)
         if hyper.solver == "conjugate_gradient":
             x, _ = solvers.conjugate_gradient(hyper.num_terms)(matvec, b)
         elif hyper.solver == "identity":
@@ -51,7 +60,13 @@ def create_solver(hyper: ml_collections.ConfigDict) -> solvers.Solver:
             if hyper.auto_step_size:
                 step_size = 1 / jnp.maximum(lambda_max, jnp.finfo(jnp.float32).tiny)
             x = solvers.neumann(hyper.num_terms, step_size)(matvec, b)
-        return x, HeadSolve(lambda_max, step_size)
+            if hyper.on_divergence == "first_term":
+                residual, norm = optax.tree.sub(matvec(x), b), optax.tree.norm(b)
+                diverged = _diverges(optax.tree.norm(residual) / norm) & (norm > 0)
+                x = jax.tree.map(
+                    lambda x, b: jnp.where(diverged, step_size * b, x), x, b
+                )
+        return x, HeadSolve(lambda_max, step_size, diverged)
 
     return solve
 
@@ -88,6 +103,11 @@ def create_task_step(objective: Objective, optimizers: Optimizers) -> Callable:
             objective.task_loss, has_aux=True
         )(state.params, state.batch_stats, rows, batch, keys)
         loss, grads = distributed.mean((loss, grads))
+        values = {
+            "train_loss": loss,
+            "grad_norm": optax.tree.norm(grads),
+            "learning_rate": optimizers.task_schedule(state.step),
+        }
         updates, optimizer_state = optimizers.task.update(  # line 9
             grads, state.optimizer_state, state.params
         )
@@ -97,7 +117,7 @@ def create_task_step(objective: Objective, optimizers: Optimizers) -> Callable:
             batch_stats=batch_stats,
             optimizer_state=optimizer_state,
         )
-        return state, {"train_loss": loss}
+        return state, values
 
     return task_step
 
@@ -143,14 +163,18 @@ def create_hyper_step(
             name: distributed.positions(table, points.index)
             for name, table in state.tables.items()
         }
+        learning_rate = optimizers.hyper_schedule(count)
         tables, hyper_optimizer_state = optimizers.hyper.update(  # line 19
             state.tables,
             state.hyper_optimizer_state,
             row_grads,
             positions,
-            optimizers.hyper_schedule(count),
+            learning_rate,
         )
-        lambda_max, step_size = info.solver_info
+        solve = info.solver_info
+        diverged = solve.diverged
+        if hyper.solver == "neumann" and hyper.on_divergence != "first_term":
+            diverged = _diverges(info.residual_norm)
         state = state._replace(
             tables=tables, hyper_optimizer_state=hyper_optimizer_state
         )
@@ -159,8 +183,12 @@ def create_hyper_step(
             "residual_norm": info.residual_norm,
             "inner_grad_norm": info.inner_grad_norm,
             "curvature": info.curvature,
-            "lambda_max": lambda_max,
-            "neumann_horizon": step_size * lambda_max * hyper.num_terms,
+            "lambda_max": solve.lambda_max,
+            "neumann_horizon": solve.step_size * solve.lambda_max * hyper.num_terms,
+            "hypergrad_norm": optax.tree.norm(row_grads),
+            "lambda_norm": distributed.norm(tables, points.index),
+            "hyper_learning_rate": learning_rate,
+            "diverged": diverged.astype(jnp.float32),
         }
 
     return hyper_step

@@ -23,12 +23,20 @@ def run_both(dtype):
         name: jnp.asarray(rng.normal(size=shape), dtype)
         for name, shape in SHAPES.items()
     }
-    dense = tables
     rows = row_rmsprop(decay=0.99, eps=1e-8)
-    state = rows.init(tables)
-    update = jax.jit(rows.update)
     reference = optax.rmsprop(learning_rate, decay=0.99, eps=1e-8, eps_in_sqrt=False)
-    reference_state = reference.init(dense)
+
+    @jax.jit
+    def dense_step(dense, state, grads, positions):
+        scattered = {
+            name: jnp.zeros(shape, dtype).at[positions[name]].add(grads[name])
+            for name, shape in SHAPES.items()
+        }
+        updates, state = reference.update(scattered, state)
+        return optax.apply_updates(dense, updates), state
+
+    dense, reference_state = tables, reference.init(tables)
+    update, state = jax.jit(rows.update), rows.init(tables)
     for step in range(NUM_STEPS):
         index = jnp.asarray(rng.integers(0, NUM_POINTS, BATCH))
         positions = {
@@ -40,12 +48,7 @@ def run_both(dtype):
             for name, shape in SHAPES.items()
         }
         tables, state = update(tables, state, grads, positions, learning_rate(step))
-        scattered = {
-            name: jnp.zeros(shape, dtype).at[positions[name]].add(grads[name])
-            for name, shape in SHAPES.items()
-        }
-        updates, reference_state = reference.update(scattered, reference_state)
-        dense = optax.apply_updates(dense, updates)
+        dense, reference_state = dense_step(dense, reference_state, grads, positions)
     return tables, dense
 
 
@@ -72,3 +75,14 @@ def test_untouched_rows_stay_and_are_not_written():
     )
     np.testing.assert_array_equal(new["weight"][jnp.array([0, 2, 3, 4])], [0, 2, 3, 4])
     np.testing.assert_array_equal(state.last_touch["weight"], [0, 1, 0, 0, 0])
+
+
+def test_no_entry_moves_further_than_max_update():
+    tables = {"weight": jnp.zeros(4)}
+    grads = {"weight": jnp.array([-3.0, 1e-9])}
+    positions = {"weight": jnp.array([1, 2])}
+    rows = row_rmsprop(decay=0.99, eps=1e-8, max_update=0.25)
+    new, _ = rows.update(tables, rows.init(tables), grads, positions, 0.1)
+    # A first step is learning_rate * g / (0.1 |g| + eps): -1 and 0.0055.
+    expected = [0, 0.25, -0.1 * 1e-9 / (1e-10 + 1e-8), 0]
+    np.testing.assert_allclose(new["weight"], expected, rtol=1e-5)

@@ -10,6 +10,8 @@ import pytest
 
 from autodo_jax.implicit import curvature, hypergrad, solvers
 
+pytestmark = pytest.mark.full_compile
+
 BATCH, WIDTH, CLASSES = 512, 128, 10
 
 

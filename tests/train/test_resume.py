@@ -11,7 +11,7 @@ from autodo_jax import processes
 from autodo_jax.train import loop
 from tests.train.test_loop import run, tiny_config
 
-pytestmark = pytest.mark.quick_compile
+pytestmark = pytest.mark.usefixtures("prepared_once")
 
 TIMES = {"seconds", "images_per_second", "data_wait"}
 

@@ -12,7 +12,7 @@ from autodo_jax.train import setup as setup_lib
 from autodo_jax.train import steps
 from tests.train.test_loop import tiny_config
 
-pytestmark = pytest.mark.quick_compile
+pytestmark = pytest.mark.usefixtures("prepared_once")
 
 
 @pytest.fixture(scope="module")

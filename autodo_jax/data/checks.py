@@ -1,0 +1,111 @@
+"""What every source has to deliver, checked once, before anything is trained on it."""
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from autodo_jax.data.dataset import DataError, Dataset, Parts
+from autodo_jax.data.images import check_size
+
+
+def check(parts: Parts, *, channels: int, allow_overlap: bool = False) -> None:
+    """Refuses points that cannot be trained on.
+
+    Args:
+      parts: as loaded.
+      channels: of the images.
+      allow_overlap: whether images of the train set may be in a validation set that the
+        source has of its own. What is split from the train set is not looked at, nor
+        are images that are not in memory.
+
+    Raises:
+      DataError: no points; images that are not uint8 [N, H, W, channels], or of another
+        size than in the train set; labels that
+        are not integers in 0..C-1, one for each image; ids that are not unique; a class
+        without a train point; a validation image that is a train image too.
+    """
+    named = {"train": parts.train, "validation": parts.validation, "test": parts.test}
+    for name, part in named.items():
+        if part is not None:
+            _check_part(name, part, channels)
+            names = str(part.ids[0]), str(parts.train.ids[0])
+            shapes = part.images.shape[1:], parts.train.images.shape[1:]
+            check_size(names[0], shapes[0], names[1], shapes[1])
+    check_classes("train", parts.train, "add some, or remove the class")
+    if parts.validation is not None and not allow_overlap:
+        _check_overlap(parts.train, parts.validation)
+
+
+def check_classes(name: str, part: Dataset, advice: str) -> None:
+    """Raises DataError where a class has no point; `advice` says how to mend it."""
+    counts = np.bincount(part.labels, minlength=len(part.class_names))
+    missing = [part.class_names[label] for label in np.flatnonzero(counts == 0)]
+    if missing:
+        raise DataError(
+            f"the {name} set has no points of class {', '.join(missing[:5])}"
+            f"{' and others' * (len(missing) > 5)}; {advice}"
+        )
+
+
+def _check_part(name: str, part: Dataset, channels: int) -> None:
+    images, labels, ids = part.images, part.labels, part.ids
+    shape = tuple(images.shape)
+    if len(shape) != 4 or not all(shape):
+        raise DataError(
+            f"the {name} images have shape {shape}, expected [N, H, W, C], none of them 0"
+        )
+    if images.dtype != np.uint8:
+        raise DataError(
+            f"the {name} images are {images.dtype}, expected uint8 in 0..255; convert "
+            "them, as by np.round(255 * images).astype(np.uint8)"
+        )
+    if shape[-1] != channels:
+        raise DataError(
+            f"the {name} images have {shape[-1]} channels, config.data.mean and "
+            f"config.data.std are of {channels}; pass one number a channel"
+        )
+    for what, values in (("labels", labels), ("ids", ids)):
+        if values.shape != shape[:1]:
+            raise DataError(
+                f"there are {what} of shape {values.shape} for {shape[0]} {name} "
+                f"images, expected one for each, [{shape[0]}]"
+            )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"the {name} labels are {labels.dtype}, expected integers")
+    num_classes = len(part.class_names)
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise DataError(
+            f"the {name} labels are in {labels.min()}..{labels.max()}, expected "
+            f"0..{num_classes - 1} for {num_classes} classes"
+        )
+    names, counts = np.unique(ids, return_counts=True)
+    if counts.max() > 1:
+        raise DataError(
+            f"{counts.max()} {name} points have the id {names[counts.argmax()]}; ids "
+            "must tell the points apart"
+        )
+
+
+def _check_overlap(train: Dataset, validation: Dataset) -> None:
+    if not all(isinstance(part.images, np.ndarray) for part in (train, validation)):
+        return  # To read all of what is streamed would take too long.
+    known = dict(zip(_digests(train.images), train.ids, strict=True))
+    both = [
+        (known[digest], name)
+        for digest, name in zip(
+            _digests(validation.images), validation.ids, strict=True
+        )
+        if digest in known
+    ]
+    if both:
+        raise DataError(
+            f"{len(both)} of {len(validation.ids)} validation images are in the train "
+            f"set too, {both[0][1]} as {both[0][0]}; remove them from one, or pass "
+            "--config.data.allow_overlap=True"
+        )
+
+
+def _digests(images: np.ndarray) -> Iterator[bytes]:
+    for image in images:
+        yield hashlib.blake2b(image.tobytes(), digest_size=16).digest()
