@@ -24,6 +24,7 @@ from autodo_jax import config as config_lib
 from autodo_jax import processes, workdir
 from autodo_jax.data.dataset import DataError
 from autodo_jax.train import loop
+from autodo_jax.train.setup import RunError
 
 _USAGE = 2  # exit status: the command cannot be run as it is given
 _FAILED = 1  # exit status: the run ended before it was finished
@@ -66,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     except (UsageError, DataError, workdir.WorkdirError) as error:
         status = _fail(error, _USAGE, with_traceback)
     except (
-        loop.RunError,
+        RunError,
         processes.LostPeerError,
         FloatingPointError,
         OSError,

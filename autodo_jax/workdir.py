@@ -42,8 +42,8 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
         lock.acquire()
     except filelock.Timeout as error:
         raise WorkdirError(
-            f"another run is writing to {workdir}; wait until it has ended, stop it, or "
-            "pass another --workdir"
+            f"another run is writing to {workdir}; wait until it has ended, stop it, "
+            "or pass another --workdir"
         ) from error
     except OSError as error:
         raise _refused(workdir, error) from error
@@ -83,7 +83,7 @@ def is_finished(
 
 
 def prepare(workdir: pathlib.Path, *, overwrite: bool) -> None:
-    """Sees that the folder can be written; with `overwrite` removes what a run has left.
+    """Sees that the folder can be written; with `overwrite` removes what a run left.
 
     Raises:
       WorkdirError: a folder that cannot be written.
@@ -99,7 +99,7 @@ def prepare(workdir: pathlib.Path, *, overwrite: bool) -> None:
 
 
 def write(path: pathlib.Path, save: Callable[[IO[bytes]], Any]) -> None:
-    """Writes a file by `save(file)`; until all of it is on the disk, `path` is as it was.
+    """Writes a file by `save(file)`; until that is on the disk, `path` is as it was.
 
     Raises:
       WriteError: the disk is full, or the folder cannot be written.

@@ -28,7 +28,7 @@ TINY = [
 ]
 
 # Name -> what makes the flags from the workdir and patches, and the expected text.
-CASES = {}
+CASES: dict = {}
 
 
 def case(name, expected, status=2):
@@ -366,7 +366,7 @@ def _(path, monkeypatch):
 
 # Arrays, as a source of one's own may deliver them.
 def arrays(name, expected, **changed):
-    """Registers a source of the digits configuration with some of its arrays changed."""
+    """Registers a source of the digits configuration with some arrays changed."""
 
     def make(path, monkeypatch):
         num_points = len(changed.get("images", range(40)))

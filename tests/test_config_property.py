@@ -11,6 +11,7 @@ from autodo_jax import config as config_lib
 from autodo_jax.augment.learned import OPERATIONS
 from autodo_jax.data.dataset import DataError
 from autodo_jax.train import loop, setup
+from autodo_jax.train.setup import RunError
 from tests.train.test_loop import tiny_config
 
 FIELDS = config_lib.flatten(tiny_config("autodo").to_dict())
@@ -27,7 +28,7 @@ AT_MOST = {
 }
 SHARES = st.floats(0, 1)
 NUMBERS = st.one_of(SHARES, st.floats(), st.sampled_from([0.0, 1.0, 1e30, -1.0]))
-TUPLES = {
+TUPLES: dict = {
     "data.mean": st.lists(st.floats(-1, 2), max_size=3),
     "data.std": st.lists(st.floats(-0.5, 2), max_size=3),
     "data.image_size": st.lists(st.integers(-1, 40), max_size=3),
@@ -42,7 +43,7 @@ def values_of(name):
     if name in config_lib.CHOICES:
         return st.sampled_from([*config_lib.CHOICES[name], "", "x"])
     if name in TUPLES:
-        return TUPLES[name].map(tuple)
+        return TUPLES[name].map(lambda values: tuple(values))
     if isinstance(value, bool):
         return st.booleans()
     if isinstance(value, int):
@@ -110,5 +111,5 @@ def test_what_is_in_range_takes_a_step_or_is_refused_by_name(changes):
             assert int(state.hyper_optimizer_state.count) == 1
         evaluation = loop.evaluate(ready, state, "test", 0)
         assert evaluation.losses.shape == (len(ready.experiment.splits.test.labels),)
-    except (DataError, loop.RunError) as error:
+    except (DataError, RunError) as error:
         assert_names_a_field(str(error))

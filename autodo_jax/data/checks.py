@@ -7,6 +7,7 @@ import numpy as np
 
 from autodo_jax.data.dataset import DataError, Dataset, Parts
 from autodo_jax.data.images import check_size
+from autodo_jax.data.lazy import LazyImages
 
 
 def check(parts: Parts, *, channels: int, allow_overlap: bool = False) -> None:
@@ -21,9 +22,9 @@ def check(parts: Parts, *, channels: int, allow_overlap: bool = False) -> None:
 
     Raises:
       DataError: no points; images that are not uint8 [N, H, W, channels], or of another
-        size than in the train set; labels that
-        are not integers in 0..C-1, one for each image; ids that are not unique; a class
-        without a train point; a validation image that is a train image too.
+        size than those of the train set; labels that are not integers in 0..C-1, one
+        for each image; ids that are not unique; a class without a train point; a
+        validation image that is a train image too.
     """
     named = {"train": parts.train, "validation": parts.validation, "test": parts.test}
     for name, part in named.items():
@@ -53,7 +54,8 @@ def _check_part(name: str, part: Dataset, channels: int) -> None:
     shape = tuple(images.shape)
     if len(shape) != 4 or not all(shape):
         raise DataError(
-            f"the {name} images have shape {shape}, expected [N, H, W, C], none of them 0"
+            f"the {name} images have shape {shape}, expected [N, H, W, C], all of them "
+            "at least 1"
         )
     if images.dtype != np.uint8:
         raise DataError(
@@ -88,14 +90,13 @@ def _check_part(name: str, part: Dataset, channels: int) -> None:
 
 
 def _check_overlap(train: Dataset, validation: Dataset) -> None:
-    if not all(isinstance(part.images, np.ndarray) for part in (train, validation)):
+    parts = (train, validation)
+    if any(isinstance(part.images, LazyImages) for part in parts):
         return  # To read all of what is streamed would take too long.
-    known = dict(zip(_digests(train.images), train.ids, strict=True))
+    known = dict(_digests(train))
     both = [
         (known[digest], name)
-        for digest, name in zip(
-            _digests(validation.images), validation.ids, strict=True
-        )
+        for digest, name in _digests(validation)
         if digest in known
     ]
     if both:
@@ -106,6 +107,7 @@ def _check_overlap(train: Dataset, validation: Dataset) -> None:
         )
 
 
-def _digests(images: np.ndarray) -> Iterator[bytes]:
-    for image in images:
-        yield hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+def _digests(part: Dataset) -> Iterator[tuple[bytes, str]]:
+    """Yields what tells an image from others, and its id."""
+    for image, name in zip(part.images, part.ids, strict=True):
+        yield hashlib.blake2b(image.tobytes(), digest_size=16).digest(), str(name)

@@ -15,6 +15,7 @@ from autodo_jax.distributed import AXIS
 from autodo_jax.models.network import Network
 from autodo_jax.train import loop
 from autodo_jax.train import setup as setup_lib
+from autodo_jax.train.setup import RunError
 from configs import cifar10_jpeg, digits
 from tests.train.test_loop import run, tiny_config
 
@@ -199,7 +200,7 @@ def total(found, kind):
 def test_a_batch_that_the_devices_cannot_share_ends_in_one_line(tmp_path):
     config = tiny_config("baseline")
     config.num_devices = 3
-    with pytest.raises(loop.RunError, match="batch_size=15 or 18"):
+    with pytest.raises(RunError, match="batch_size=15 or 18"):
         run(config, tmp_path)
 
 

@@ -10,6 +10,7 @@ import pytest
 from autodo_jax import config as config_lib
 from autodo_jax.data.pipeline import Selection
 from autodo_jax.train import loop
+from autodo_jax.train.setup import RunError
 from configs import digits
 
 pytestmark = pytest.mark.usefixtures("prepared_once")
@@ -121,9 +122,7 @@ def test_baseline_has_no_lambda(tmp_path):
 def test_a_batch_larger_than_the_data_is_refused(tmp_path):
     config = tiny_config("autodo")
     config.batch_size = 406
-    with pytest.raises(
-        loop.RunError, match=r"only 5.. train and 405 validation points"
-    ):
+    with pytest.raises(RunError, match=r"only 5.. train and 405 validation points"):
         run(config, tmp_path)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from autodo_jax.train import loop
 from autodo_jax.train import setup as setup_lib
+from autodo_jax.train.setup import RunError
 from tests.train.test_loop import run, tiny_config
 from tests.train.test_resume import stop_after
 from tests.train.test_steps import points, run_hyper_step
@@ -65,7 +66,7 @@ def test_the_first_step_that_is_not_finite_is_named(
     setup, state = prepared
     setup = poisoned(setup, phase, at, field)
     state, journal, ended = jax.tree.map(jnp.copy, state), loop.Journal(), []
-    with pytest.raises(loop.RunError, match=expected):
+    with pytest.raises(RunError, match=expected):
         for _ in range(2):
             state, record = loop.run_epoch(
                 setup, state, journal, after_step=lambda *_: ended.append(1)
@@ -80,7 +81,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
     config = tiny_config("baseline", epochs=1)
     config.task.learning_rate = 1e30
     stop_after(20, monkeypatch)
-    with pytest.raises(loop.RunError, match="not finite in epoch 1, task step"):
+    with pytest.raises(RunError, match="not finite in epoch 1, task step"):
         run(config, tmp_path)
     assert not list(tmp_path.glob("checkpoints/*"))
 
@@ -88,7 +89,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
 def test_lambda_may_not_become_infinite(tmp_path):
     config = tiny_config("autodo_s", epochs=2)
     config.hyper.learning_rate = 1e38
-    with pytest.raises(loop.RunError, match="lambda_norm.* not finite in epoch 2"):
+    with pytest.raises(RunError, match=r"lambda_norm.* not finite in epoch 2"):
         run(config, tmp_path)
 
 
@@ -145,7 +146,7 @@ def test_a_series_that_diverges_stops_the_run_where_that_is_asked_for(tmp_path):
     config = tiny_config("autodo_s", epochs=2)
     config.hyper.step_size, config.hyper.on_divergence = 100.0, "stop"
     with pytest.raises(
-        loop.RunError,
+        RunError,
         match=r"diverges in epoch 2, hyper step 1: residual .* step_size < 2 / lambda",
     ):
         run(config, tmp_path)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from autodo_jax import processes
-from autodo_jax.train import loop
+from autodo_jax.train.setup import RunError
 from tests.train.test_loop import run, tiny_config
 
 pytestmark = pytest.mark.usefixtures("prepared_once")
@@ -89,7 +89,7 @@ def test_checkpoints_of_other_data_are_refused(tmp_path, monkeypatch):
         run(config_of_two_epochs(), tmp_path)
     config = config_of_two_epochs()
     config.data.noise_ratio = 0.2
-    with pytest.raises(loop.RunError, match="not those of the checkpoints"):
+    with pytest.raises(RunError, match="not those of the checkpoints"):
         run(config, tmp_path)
     shutil.rmtree(tmp_path / "checkpoints")
     monkeypatch.undo()
@@ -102,5 +102,5 @@ def test_fewer_epochs_than_are_saved_are_refused(tmp_path):
     (tmp_path / "result.json").unlink()
     config = config_of_two_epochs()
     config.epochs, config.hyper.start_epoch = 1, 0
-    with pytest.raises(loop.RunError, match=r"config\.epochs is 1, but 2 epochs"):
+    with pytest.raises(RunError, match=r"config\.epochs is 1, but 2 epochs"):
         run(config, tmp_path)
