@@ -94,13 +94,16 @@ def stratified_split(
       DataError: a class with too few points to be in each part.
     """
 
-    def split_off(part: Dataset, size: float) -> tuple[Dataset, Dataset]:
-        kept, taken = stratified(part.labels, size, seed=seed)
+    def split_off(part: Dataset, name: str, size: float) -> tuple[Dataset, Dataset]:
+        try:
+            kept, taken = stratified(part.labels, size, seed=seed)
+        except DataError as error:
+            raise DataError(f"config.data.{name} is {size}: {error}") from error
         return part.take(kept), part.take(taken)
 
     train, validation, test = parts
     if test is None:
-        train, test = split_off(train, test_size)
+        train, test = split_off(train, "test_size", test_size)
     if validation is None:
-        train, validation = split_off(train, validation_size)
+        train, validation = split_off(train, "validation_size", validation_size)
     return Splits(train, validation, test)
