@@ -34,7 +34,7 @@ def random_parts(num_points: int) -> Parts:
         return Dataset(
             images=rng.integers(0, 256, (size, 8, 8, 1), dtype=np.uint8),
             labels=rng.integers(0, NUM_CLASSES, size, dtype=np.int32),
-            ids=np.zeros(size, "U1"),
+            ids=np.arange(size).astype(str),
             class_names=tuple("0123456789"),
         )
 

@@ -150,3 +150,10 @@ def test_all_devices_share_a_batch_or_as_many_as_divide_it(
 def test_devices_that_cannot_share_a_batch_are_refused(batch_size, requested, message):
     with pytest.raises(ValueError, match=message):
         distributed.usable_devices(batch_size, requested)
+
+
+def test_the_norm_of_the_rows_is_that_of_numpy(mesh, tables):
+    blocks, specs = placed(mesh, tables)
+    norm = distributed.spmd(distributed.norm, mesh, (specs, REPLICATED), REPLICATED)
+    squares = [np.sum(expected_rows(table) ** 2) for table in tables.values()]
+    np.testing.assert_allclose(norm(blocks, INDEX), np.sqrt(sum(squares)), rtol=1e-6)

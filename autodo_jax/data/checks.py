@@ -1,5 +1,6 @@
 """What every source has to deliver, checked once, before anything is trained on it."""
 
+import collections
 import hashlib
 from collections.abc import Iterator
 
@@ -81,11 +82,10 @@ def _check_part(name: str, part: Dataset, channels: int) -> None:
             f"the {name} labels are in {labels.min()}..{labels.max()}, expected "
             f"0..{num_classes - 1} for {num_classes} classes"
         )
-    names, counts = np.unique(ids, return_counts=True)
-    if counts.max() > 1:
+    if len(set(ids.tolist())) < len(ids):
+        (twice, count), *_ = collections.Counter(ids.tolist()).most_common(1)
         raise DataError(
-            f"{counts.max()} {name} points have the id {names[counts.argmax()]}; ids "
-            "must tell the points apart"
+            f"{count} {name} points have the id {twice}; ids must tell the points apart"
         )
 
 

@@ -10,6 +10,7 @@ import contextlib
 import os
 import pathlib
 import posixpath
+import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -96,8 +97,8 @@ def _folder(root: pathlib.Path) -> _Files:
 
 def _file_contents(path: str) -> bytes:
     # Others, as pipes, may have no end.
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path} is no file")
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(f"{path} is no file")
     with open(path, "rb") as file:
         return readers.contents(file, path)
 

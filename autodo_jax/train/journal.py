@@ -194,7 +194,7 @@ class Keeper:
             return state, new
         restored = self._open().restore(state)
         if restored is None:
-            self._warn(f"warning: no checkpoint in {self._folder}: starts anew")
+            self._warn(f"warning: no whole checkpoint in {self._folder}: starts anew")
             return state, new
         state, journal = restored[0], Journal.from_json(restored[1])
         journal.stop_on_divergence = stops

@@ -360,10 +360,10 @@ def test_a_name_that_cannot_be_written_down_is_refused(root):
 
 
 def test_a_file_that_may_not_be_read_is_refused(root, monkeypatch):
-    def refuse(path):
-        raise PermissionError(13, "Permission denied", str(path))
+    def refuse(path, mode):
+        raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(pathlib.Path, "read_bytes", refuse)
+    monkeypatch.setattr(folder, "open", refuse, raising=False)
     with pytest.raises(DataError, match=r"Permission denied: '.*/train/cat/0\.png'; "):
         load(root)
 

@@ -104,3 +104,19 @@ def test_fewer_epochs_than_are_saved_are_refused(tmp_path):
     config.epochs, config.hyper.start_epoch = 1, 0
     with pytest.raises(RunError, match=r"config\.epochs is 1, but 2 epochs"):
         run(config, tmp_path)
+
+
+def test_where_no_checkpoint_is_whole_the_run_starts_anew_and_says_so(
+    uninterrupted, tmp_path, monkeypatch, capsys
+):
+    result, _, _ = uninterrupted
+    stop_after(40, monkeypatch)
+    with pytest.raises(processes.Interrupted):
+        run(config_of_two_epochs(), tmp_path)
+    for file in tmp_path.glob("checkpoints/*/sha256sums"):
+        file.write_text("")
+    again, _, _ = run(config_of_two_epochs(), tmp_path)
+    out = capsys.readouterr().out
+    assert "is damaged (sha256sums is empty)" in out
+    assert f"no whole checkpoint in {tmp_path / 'checkpoints'}: starts anew" in out
+    assert without_times([again]) == without_times([result])

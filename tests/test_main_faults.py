@@ -1,10 +1,12 @@
-"""A run that is killed again and again comes to the numbers of one that is not."""
+"""Runs that are killed, find a full disk or damage: their numbers stay the same."""
 
 import json
 import multiprocessing
 import os
 import pathlib
 import random
+import resource
+import shutil
 import signal
 import sys
 import time
@@ -15,6 +17,9 @@ import orbax.checkpoint as ocp
 import pytest
 
 from autodo_jax import main
+from tests.test_checkpoint import damage
+
+pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parents[1]
 EPOCHS = 46
@@ -33,8 +38,15 @@ TIMES = {"seconds", "images_per_second", "data_wait"}
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
+def refuse_pickles(event, args):
+    """What is unpickled may run any code."""
+    if event == "pickle.find_class":
+        raise RuntimeError(f"unpickles {args}")
+
+
 def train(folder):
     """Runs the command line in a process of its own."""
+    sys.addaudithook(refuse_pickles)
     with open(folder.with_suffix(".log"), "a", buffering=1) as log:
         sys.stdout = sys.stderr = log
         sys.exit(main.main(["main", *FLAGS, f"--workdir={folder}"]))
@@ -96,6 +108,15 @@ def finish(folder):
     assert process.exitcode == 0, folder.with_suffix(".log").read_text()
 
 
+def steps(folder):
+    """Numbers of the whole checkpoints, rising."""
+    return sorted(
+        int(path.name)
+        for path in (folder / "checkpoints").iterdir()
+        if path.name.isdecimal()
+    )
+
+
 def read_state(folder):
     checkpointer = ocp.PyTreeCheckpointer()
     as_numpy = jax.tree.map(
@@ -110,10 +131,8 @@ def outcome(folder):
     result = json.loads((folder / "result.json").read_text())
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    steps = [
-        int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdecimal()
-    ]
-    state = read_state(folder / f"checkpoints/{max(steps)}/state")
+    step = steps(folder)[-1]
+    state = read_state(folder / f"checkpoints/{step}/state")
     with np.load(folder / "hyperparams.npz") as tables:
         return {
             "numbers": [
@@ -121,13 +140,27 @@ def outcome(folder):
                 for record in [result, *records]
             ],
             "arrays": [*map(np.asarray, jax.tree.leaves(state)), *tables.values()],
-            "step": max(steps),
+            "step": step,
         }
 
 
-@pytest.mark.slow
-def test_twenty_kills_and_a_sigterm_change_nothing(tmp_path):
-    finish(tmp_path / "whole")
+def assert_same(found, expected):
+    assert found["numbers"] == expected["numbers"]
+    assert found["step"] == expected["step"]
+    assert len(found["arrays"]) == len(expected["arrays"]) > 10
+    for ours, theirs in zip(found["arrays"], expected["arrays"], strict=True):
+        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+        assert ours.tobytes() == theirs.tobytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    finish(folder)
+    return outcome(folder)
+
+
+def test_twenty_kills_and_a_sigterm_change_nothing(whole, tmp_path):
     rng = random.Random(0)
     folder = tmp_path / "killed"
     signals = [signal.SIGKILL] * 20
@@ -135,13 +168,77 @@ def test_twenty_kills_and_a_sigterm_change_nothing(tmp_path):
     cut_off = sum(stop_somewhere(folder, rng, signum) for signum in signals)
     assert cut_off >= 3
     finish(folder)
-    found, expected = outcome(folder), outcome(tmp_path / "whole")
-    assert found["numbers"] == expected["numbers"]
-    assert found["step"] == expected["step"]
-    assert len(found["arrays"]) == len(expected["arrays"]) > 10
-    for ours, theirs in zip(found["arrays"], expected["arrays"], strict=True):
-        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
-        assert ours.tobytes() == theirs.tobytes()
+    assert_same(outcome(folder), whole)
     log = folder.with_suffix(".log").read_text()
     assert "Traceback" not in log and "damaged" not in log
     assert log.count("goes on from the checkpoint") >= 10
+
+
+@pytest.fixture(scope="module")
+def late(tmp_path_factory):
+    """A run that was stopped shortly before its end, with two checkpoints or more."""
+    folder = tmp_path_factory.mktemp("late") / "run"
+    process = start(folder)
+    wait_for(lambda: num_epochs(folder) >= EPOCHS - 4, process)
+    os.kill(process.pid, signal.SIGTERM)
+    process.join()
+    assert process.exitcode == 128 + signal.SIGTERM
+    assert len(steps(folder)) >= 2
+    return folder
+
+
+def resume(late, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(late, folder)
+    return folder
+
+
+def largest_file(folder):
+    return max(folder.rglob("*"), key=lambda path: path.stat().st_size)
+
+
+@pytest.mark.parametrize("kind", ["truncated", "emptied", "deleted", "flipped"])
+def test_from_a_damaged_checkpoint_it_falls_back_to_the_one_before(
+    whole, late, kind, tmp_path
+):
+    folder = resume(late, tmp_path)
+    damage(largest_file(folder / f"checkpoints/{steps(folder)[-1]}"), kind)
+    finish(folder)
+    assert "is damaged" in folder.with_suffix(".log").read_text()
+    assert_same(outcome(folder), whole)
+
+
+def test_a_full_disk_ends_the_run_in_a_line_and_it_goes_on(whole, late, tmp_path):
+    folder = resume(late, tmp_path)
+    saved = steps(folder)
+    process = start(folder)
+    log = folder.with_suffix(".log")
+    wait_for(lambda: log.exists() and "goes on from" in log.read_text(), process)
+    # The largest size of a file, as of a disk that is full: no tensor fits any more.
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (3000, hard))
+    process.join()
+    assert process.exitcode == 1
+    last = log.read_text().splitlines()[-1]
+    assert last.startswith("autodo_jax: ") and "File too large" in last
+    assert last.endswith("mend the cause and run the same command again")
+    assert "Traceback" not in log.read_text() and not (folder / "result.json").exists()
+    assert set(steps(folder)) & set(saved)
+    finish(folder)
+    assert "damaged" not in log.read_text()
+    assert_same(outcome(folder), whole)
+
+
+def test_a_second_run_in_the_folder_is_refused_and_harms_nothing(
+    whole, late, tmp_path, capsys
+):
+    folder = resume(late, tmp_path)
+    process = start(folder)
+    log = folder.with_suffix(".log")
+    wait_for(lambda: log.exists() and "goes on from" in log.read_text(), process)
+    assert main.main(["main", *FLAGS, f"--workdir={folder}"]) == 2
+    assert "another run is writing to" in capsys.readouterr().err
+    assert main.main(["main", *FLAGS, f"--workdir={folder}", "--overwrite"]) == 2
+    process.join()
+    assert process.exitcode == 0
+    assert_same(outcome(folder), whole)

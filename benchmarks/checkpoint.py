@@ -1,0 +1,113 @@
+"""What checkpoints cost a run of the digits, and how soon it goes on after a stop.
+
+    python benchmarks/checkpoint.py [--json=PATH] [--repeats=3]
+
+Whole commands, `python -m autodo_jax.main --config=configs/digits.py`, with the default
+cadence and with saving taken out, in turns. Then a run is stopped by SIGTERM halfway and
+started again: seconds from its command to the end of its first step.
+"""
+
+import argparse
+import json
+import pathlib
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+
+ROOT = pathlib.Path(__file__).parents[1]
+MAIN = "import sys; from autodo_jax import main; sys.exit(main.main(sys.argv))"
+NEVER_SAVES = """
+from autodo_jax.train import journal
+journal.Keeper.save = lambda *_, **__: None
+"""
+SAYS_ITS_FIRST_STEP = """
+from autodo_jax.train import journal
+end_step = journal.Journal.end_step
+def first(self, phase, values):
+    print("stepped", flush=True)
+    journal.Journal.end_step = end_step
+    end_step(self, phase, values)
+journal.Journal.end_step = first
+"""
+
+
+def start(folder: str, before: str = "") -> subprocess.Popen:
+    """Starts a run of the digits with `before` run before its own program."""
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-c", before + MAIN),
+            *("--config=configs/digits.py", f"--workdir={folder}"),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def seconds_of_run(before: str) -> float:
+    """Runs the digits from start to end."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        process = start(folder, before)
+        process.communicate()
+        assert process.returncode == 0
+        return time.perf_counter() - began
+
+
+def seconds_to_go_on() -> float:
+    """Stops a run halfway; from its next command to the end of its first step."""
+    with tempfile.TemporaryDirectory() as folder:
+        process = start(folder)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch 60/"):
+                process.send_signal(signal.SIGTERM)
+        assert process.wait() == 128 + signal.SIGTERM
+        began = time.perf_counter()
+        process = start(folder, SAYS_ITS_FIRST_STEP)
+        assert process.stdout is not None
+        lines = iter(process.stdout)
+        assert any(line.startswith("goes on from the checkpoint") for line in lines)
+        assert any(line == "stepped\n" for line in lines)
+        elapsed = time.perf_counter() - began
+        process.kill()
+        process.communicate()
+        return elapsed
+
+
+def main() -> None:
+    """Prints both and keeps the samples."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", help="file to write the samples to")
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    saved, unsaved = [], []
+    for _ in range(arguments.repeats):
+        saved.append(seconds_of_run(""))
+        unsaved.append(seconds_of_run(NEVER_SAVES))
+    went_on = [seconds_to_go_on() for _ in range(arguments.repeats)]
+    pairs = zip(saved, unsaved, strict=True)
+    cost = [100 * (a / b - 1) for a, b in pairs]
+    print(f"with checkpoints {statistics.median(saved):.1f} s, without ", end="")
+    print(f"{statistics.median(unsaved):.1f} s; cost {statistics.median(cost):.1f} %")
+    print(f"first step {statistics.median(went_on):.1f} s after the command to go on")
+    if arguments.json:
+        record = {
+            "command": " ".join(["python", *sys.argv]),
+            "date": time.strftime("%Y-%m-%d"),
+            "device": jax.devices()[0].device_kind,
+            "processor": platform.processor() or platform.machine(),
+            "jax": jax.__version__,
+            "seconds": {"saved": saved, "unsaved": unsaved, "to go on": went_on},
+        }
+        pathlib.Path(arguments.json).write_text(json.dumps(record, indent=1))
+
+
+if __name__ == "__main__":
+    main()
