@@ -3,8 +3,10 @@
     python benchmarks/checkpoint.py [--json=PATH] [--repeats=3]
 
 Whole commands, `python -m autodo_jax.main --config=configs/digits.py`, with the default
-cadence and with saving taken out, in turns. Then a run is stopped by SIGTERM halfway and
-started again: seconds from its command to the end of its first step.
+cadence and with saving taken out, in turns; of the former also the seconds that it
+waited for saving, since whole runs differ by more than that. Then a run is stopped by
+SIGTERM halfway and started again: seconds from its command to the end of its first
+step.
 """
 
 import argparse
@@ -25,6 +27,23 @@ MAIN = "import sys; from autodo_jax import main; sys.exit(main.main(sys.argv))"
 NEVER_SAVES = """
 from autodo_jax.train import journal
 journal.Keeper.save = lambda *_, **__: None
+"""
+TIMES_SAVING = """
+import time
+from autodo_jax.train import journal
+save, leave = journal.Keeper.save, journal.Keeper.__exit__
+spent = 0.0
+def timed(function):
+    def call(*args, **kwargs):
+        global spent
+        start = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            spent += time.perf_counter() - start
+            print("saving", spent, flush=True)
+    return call
+journal.Keeper.save, journal.Keeper.__exit__ = timed(save), timed(leave)
 """
 SAYS_ITS_FIRST_STEP = """
 from autodo_jax.train import journal
@@ -50,14 +69,16 @@ def start(folder: str, before: str = "") -> subprocess.Popen:
     )
 
 
-def seconds_of_run(before: str) -> float:
-    """Runs the digits from start to end."""
+def seconds_of_run(before: str) -> tuple[float, float]:
+    """Runs the digits from start to end; seconds in all, and in saving."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         process = start(folder, before)
-        process.communicate()
+        output, _ = process.communicate()
+        elapsed = time.perf_counter() - began
         assert process.returncode == 0
-        return time.perf_counter() - began
+        saving = [line.split()[1] for line in output.splitlines() if "saving" in line]
+        return elapsed, float((saving or ["0"])[-1])
 
 
 def seconds_to_go_on() -> float:
@@ -87,15 +108,19 @@ def main() -> None:
     parser.add_argument("--json", help="file to write the samples to")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    saved, unsaved = [], []
+    saved, saving, unsaved = [], [], []
     for _ in range(arguments.repeats):
-        saved.append(seconds_of_run(""))
-        unsaved.append(seconds_of_run(NEVER_SAVES))
+        elapsed, in_saving = seconds_of_run(TIMES_SAVING)
+        saved.append(elapsed)
+        saving.append(in_saving)
+        unsaved.append(seconds_of_run(NEVER_SAVES)[0])
     went_on = [seconds_to_go_on() for _ in range(arguments.repeats)]
     pairs = zip(saved, unsaved, strict=True)
     cost = [100 * (a / b - 1) for a, b in pairs]
     print(f"with checkpoints {statistics.median(saved):.1f} s, without ", end="")
     print(f"{statistics.median(unsaved):.1f} s; cost {statistics.median(cost):.1f} %")
+    share = [100 * part / whole for part, whole in zip(saving, saved, strict=True)]
+    print(f"saving itself took {statistics.median(share):.1f} %")
     print(f"first step {statistics.median(went_on):.1f} s after the command to go on")
     if arguments.json:
         record = {
@@ -104,7 +129,12 @@ def main() -> None:
             "device": jax.devices()[0].device_kind,
             "processor": platform.processor() or platform.machine(),
             "jax": jax.__version__,
-            "seconds": {"saved": saved, "unsaved": unsaved, "to go on": went_on},
+            "seconds": {
+                "saved": saved,
+                "of which saving": saving,
+                "unsaved": unsaved,
+                "to go on": went_on,
+            },
         }
         pathlib.Path(arguments.json).write_text(json.dumps(record, indent=1))
 

@@ -18,10 +18,7 @@ _COLUMNS = {
     "name",
     "method",
     "seed",
-    "eval_batch_size",
-    "debug_nans",
     "data.source",
-    "data.data_dir",
     "data.imbalance_ratio",
     "data.noise_ratio",
     "augment.policy",
@@ -29,6 +26,9 @@ _COLUMNS = {
     "hyper.weights",
     "hyper.soft_labels",
     "hyper.frozen",
+}
+_NO_VARIANT = _COLUMNS | {
+    name.removeprefix("config.") for name in config_lib.MAY_CHANGE - {"config.epochs"}
 }
 # Header of each figure, and the digits shown after the point.
 _FIGURES = {
@@ -191,7 +191,7 @@ def _variant(run: Run, usual: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{name}={value}"
         for name, value in sorted(run.config.items())
-        if name not in _COLUMNS and value != usual[name]
+        if name not in _NO_VARIANT and value != usual[name]
     )
 
 

@@ -141,8 +141,9 @@ class Journal:
 
 def advice_on_divergence(lambda_max: float) -> str:
     """Returns how to mend a Neumann series that diverges."""
+    bound = 2 / max(lambda_max, 1e-30)
     return (
-        f"a Neumann series needs a step_size < 2 / lambda_max = {2 / lambda_max:.3g}; "
+        f"a Neumann series needs a step_size < 2 / lambda_max = {bound:.3g}; "
         "lower --config.hyper.step_size or pass --config.hyper.auto_step_size=True"
     )
 
