@@ -32,6 +32,7 @@ Symbols:
     IR, NR          class imbalance ratio, label noise ratio
 """
 
+from autodo_jax.dataset_report import DatasetReport, load_dataset_report
 from autodo_jax.implicit import (
     HypergradInfo,
     curvature,
@@ -45,12 +46,14 @@ from autodo_jax.implicit import (
 from autodo_jax.version import __version__
 
 __all__ = [
+    "DatasetReport",
     "HypergradInfo",
     "__version__",
     "curvature",
     "hypergrad",
     "hypergrad_root",
     "implicit_argmin",
+    "load_dataset_report",
     "solvers",
     "value_and_hypergrad",
     "value_and_hypergrad_root",

@@ -112,6 +112,7 @@ def _data() -> ml_collections.ConfigDict:
     data.outer_set = "validation"
     data.imbalance_ratio = 1.0  # IR >= 1: frequent over rare points (Sec. 5.1)
     data.noise_ratio = 0.0  # NR in [0, 1]: share of labels drawn anew (Sec. 5.1)
+    data.noise_kind = "uniform"  # over all classes (Sec. 5.1); or pair: y to y + 1
     data.mean = (0.0,)  # of each channel, pixels in [0, 1]
     data.std = (1.0,)  # of each channel, pixels in [0, 1]
     return data
@@ -316,6 +317,7 @@ CHOICES = {
     "method": tuple(METHODS),
     "data.source": tuple(SOURCES),
     "data.resize": ("crop", "stretch"),
+    "data.noise_kind": ("uniform", "pair"),
     "data.outer_set": ("validation", "test", "train"),
     "augment.policy": policies.NAMES,
     "augment.policy_table": policies.TABLES,

@@ -11,6 +11,7 @@ class Evaluation(NamedTuple):
 
     losses: np.ndarray  # [N], cross-entropy on the labels
     predictions: np.ndarray  # [N], classes
+    confidences: np.ndarray  # [N], probabilities of the predictions
     labels: np.ndarray  # [N]
 
     @property

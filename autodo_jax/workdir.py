@@ -90,8 +90,8 @@ def prepare(workdir: pathlib.Path, *, overwrite: bool) -> None:
     """
     try:
         if overwrite:
-            (workdir / "result.json").unlink(missing_ok=True)
-            (workdir / "hyperparams.npz").unlink(missing_ok=True)
+            for name in ("result.json", "dataset.csv", "hyperparams.npz"):
+                (workdir / name).unlink(missing_ok=True)
             _remove(workdir / "checkpoints")
         (workdir / "metrics.jsonl").touch()
     except OSError as error:

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "autodo_jax"
 LEAVES = {"implicit", "hyperparams", "augment", "losses", "models", "data", "metrics"}
-LEAVES |= {"distributed", "processes", "checkpoint"}
+LEAVES |= {"distributed", "processes", "checkpoint", "dataset_report"}
 ALLOWED = {
     **{leaf: {leaf} for leaf in LEAVES},
     "objective": {"objective", "hyperparams", "augment", "losses", "models", "data"},

@@ -141,12 +141,14 @@ def outcome(folder):
             ],
             "arrays": [*map(np.asarray, jax.tree.leaves(state)), *tables.values()],
             "step": step,
+            "report": (folder / "dataset.csv").read_bytes(),
         }
 
 
 def assert_same(found, expected):
     assert found["numbers"] == expected["numbers"]
     assert found["step"] == expected["step"]
+    assert found["report"] == expected["report"]
     assert len(found["arrays"]) == len(expected["arrays"]) > 10
     for ours, theirs in zip(found["arrays"], expected["arrays"], strict=True):
         assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)

@@ -9,6 +9,7 @@ def test_evaluation_counts_errors_by_class():
     evaluation = metrics.Evaluation(
         losses=np.array([0.0, 1.0, 2.0, 3.0]),
         predictions=np.array([0, 1, 1, 2]),
+        confidences=np.ones(4),
         labels=np.array([0, 0, 1, 1]),
     )
     assert evaluation.loss == 1.5

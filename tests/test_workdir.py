@@ -113,7 +113,7 @@ def test_a_run_of_another_configuration_is_told_from_this(
 
 
 def test_overwriting_removes_what_the_run_before_has_left(tmp_path, monkeypatch):
-    for name in ("result.json", "hyperparams.npz", "metrics.jsonl", "notes.txt"):
+    for name in ("result.json", "dataset.csv", "metrics.jsonl", "notes.txt"):
         (tmp_path / name).write_text("{}")
     (tmp_path / "checkpoints/7").mkdir(parents=True)
     workdir.prepare(tmp_path, overwrite=False)

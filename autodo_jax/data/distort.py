@@ -35,13 +35,26 @@ def imbalance(
 
 
 def flip_labels(
-    labels: np.ndarray, ratio: float, num_classes: int, rng: np.random.Generator
+    labels: np.ndarray,
+    ratio: float,
+    num_classes: int,
+    rng: np.random.Generator,
+    kind: str = "uniform",
 ) -> np.ndarray:
-    """NR: a share `ratio` of the labels is drawn anew, uniformly over all C classes.
+    """NR: changes a share `ratio` of the labels; returns int32 [N].
 
-    So one in C of the chosen points keeps its label. Returns int32 [N].
+    Args:
+      labels: [N].
+      ratio: NR in [0, 1].
+      num_classes: C.
+      rng: chooses the points, the same for each kind, and draws the labels.
+      kind: "uniform" draws anew over all C classes (Sec. 5.1), so that one in C of the
+        chosen points keeps its label; "pair" makes y to y + 1, and C - 1 to 0.
     """
     chosen = rng.permutation(len(labels))[: round(ratio * len(labels))]
     noisy = labels.copy()
-    noisy[chosen] = rng.integers(0, num_classes, len(chosen))
+    if kind == "pair":
+        noisy[chosen] = (labels[chosen] + 1) % num_classes
+    else:
+        noisy[chosen] = rng.integers(0, num_classes, len(chosen))
     return noisy

@@ -57,7 +57,9 @@ def load(config: ml_collections.ConfigDict) -> Experiment:
     train = distort.imbalance(train, data.imbalance_ratio, num_classes, rng)
     advice = "lower --config.data.imbalance_ratio or add some"
     checks.check_classes("train", train, advice)
-    noisy = distort.flip_labels(train.labels, data.noise_ratio, num_classes, rng)
+    noisy = distort.flip_labels(
+        train.labels, data.noise_ratio, num_classes, rng, data.noise_kind
+    )
     clean_labels, train = train.labels, train._replace(labels=noisy)
     outer_sets = {"validation": validation, "test": test, "train": train}
     return Experiment(

@@ -47,7 +47,7 @@ class Plan:
     """The steps of a run: an epoch's phases, and the points of each of their steps.
 
     Phases are "task" (Algorithm 1, line 3) and "hyper" (line 11), then "validation" and
-    "test"; after the last epoch "test" and "train", for the result.
+    "test"; after the last epoch "train" and "test", for the result.
 
     Attributes:
       num_points: of the parts "train", "validation" and "test".
@@ -79,7 +79,7 @@ class Plan:
           epoch: from 0.
         """
         if epoch == self.epochs:
-            return ("test", "train")
+            return ("train", "test")
         hyper = ("hyper",) if epoch >= self.start_epoch else ()
         return ("task", *hyper, "validation", "test")
 

@@ -10,8 +10,10 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+import scipy.special
 
-from autodo_jax import metrics, processes
+from autodo_jax import dataset_report, metrics, processes
+from autodo_jax.augment import learned
 from autodo_jax.hyperparams import state as hyperparams
 from autodo_jax.train import progress
 from autodo_jax.train.journal import (
@@ -41,8 +43,8 @@ def run(
     Args:
       config: validated configuration.
       workdir: existing folder for config.json, metrics.jsonl, checkpoints,
-        hyperparams.npz and, when the run is finished, result.json. Of several processes
-        the first one writes them; all need to see the checkpoints.
+        hyperparams.npz, dataset.csv and, when the run is finished, result.json. Of
+        several processes the first one writes them; all need to see the checkpoints.
       show_bar: a progress bar instead of a line per epoch.
 
     Raises:
@@ -153,17 +155,18 @@ def evaluate(
         for points in setup.feed.batches(part, epoch)
     ]
     labels = getattr(setup.experiment.splits, part).labels
-    losses, predictions = (
+    losses, predictions, confidences = (
         np.concatenate(parts)[: len(labels)]
         for parts in zip(*jax.device_get(outputs), strict=True)
     )
-    return metrics.Evaluation(losses, predictions, labels)
+    return metrics.Evaluation(losses, predictions, confidences, labels)
 
 
 def summarize(
     setup: Setup,
     state: TrainState,
     tables: hyperparams.Tables,
+    train: metrics.Evaluation,
     records: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
     """The content of result.json, but for the seconds: final epoch, no selection.
@@ -171,11 +174,11 @@ def summarize(
     Args:
       setup, state: of the finished run.
       tables: Lambda on the host, without padding.
+      train: evaluation of the train set.
       records: the lines of metrics.jsonl.
     """
     config, experiment = setup.config, setup.experiment
     test = evaluate(setup, state, "test", config.epochs)
-    train = evaluate(setup, state, "train", config.epochs)
     num_points = setup.plan.num_points
     result = {
         "method": config.method,
@@ -209,6 +212,40 @@ def summarize(
     )
     auroc = metrics.noise_auroc(scores, experiment.is_flipped)
     return result if auroc is None else result | {"noise_auroc": auroc}
+
+
+def describe(
+    setup: Setup, tables: hyperparams.Tables, train: metrics.Evaluation
+) -> dataset_report.DatasetReport:
+    """Returns what the run has learned of each train point.
+
+    Args:
+      setup: of the finished run.
+      tables: Lambda on the host, without padding.
+      train: evaluation of the train set.
+    """
+    points, augment = setup.experiment.splits.train, setup.config.augment
+    gate: dict[str, np.ndarray] = {}
+    magnitude: dict[str, np.ndarray] = {}
+    if "gate" in tables:
+        for a, name in enumerate(augment.operations):
+            unit = learned.OPERATIONS[name].range * augment.magnitude / 10
+            gate[name] = scipy.special.expit(tables["gate"][:, a])
+            magnitude[name] = unit * scipy.special.expit(tables["magnitude"][:, a])
+    weight = np.ones(1)
+    if "weight" in tables:
+        weight = np.asarray(hyperparams.loss_weights(tables["weight"]))
+    return dataset_report.create(
+        ids=points.ids,
+        labels=points.labels,
+        class_names=points.class_names,
+        suggested=train.predictions,
+        confidence=train.confidences,
+        noise_score=-np.expm1(-train.losses.astype(np.float64)),
+        weight=weight,
+        gate=gate,
+        magnitude=magnitude,
+    )
 
 
 def _run_phase(
@@ -285,9 +322,15 @@ def _finish(
     tables = {
         name: table[:num_train] for name, table in processes.fetch(state.tables).items()
     }
-    result = summarize(setup, state, tables, journal.records)
+    train = evaluate(setup, state, "train", setup.config.epochs)
+    result = summarize(setup, state, tables, train, journal.records)
     result |= {"seconds": journal.seconds()}
     if processes.is_first():
+        report = describe(setup, tables, train)
+        write(
+            folder / dataset_report.NAME,
+            lambda file: dataset_report.write_csv(file, report),
+        )
         write(folder / "hyperparams.npz", lambda file: np.savez(file, **tables))
         write_text(folder / "result.json", json.dumps(result, indent=2) + "\n")
     processes.wait_for_all("the result is written")

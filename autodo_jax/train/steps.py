@@ -195,14 +195,17 @@ def create_hyper_step(
 
 
 def create_eval_step(objective: Objective) -> Callable:
-    """Returns `(params, batch_stats, points) -> (losses, predictions)`, [B]."""
+    """Returns `(params, batch_stats, points) -> (losses, predictions, confidences)`.
+
+    Each is [B]; a confidence is the probability of the predicted class.
+    """
 
     def eval_step(params, batch_stats, points: pipeline.Points):
         batch = own_batch(points)
         logits = objective.predict(params, batch_stats, batch.image)
         point_losses = losses.cross_entropy(logits, batch.label)
-        return jax.tree.map(
-            distributed.all_parts, (point_losses, jnp.argmax(logits, -1))
-        )
+        confidences = jnp.max(jax.nn.softmax(logits), axis=-1)
+        outputs = (point_losses, jnp.argmax(logits, -1), confidences)
+        return jax.tree.map(distributed.all_parts, outputs)
 
     return eval_step

@@ -59,3 +59,13 @@ def test_noise_ratio_at_its_ends(ratio, changed):
     labels = np.zeros(1000, np.int32)
     noisy = distort.flip_labels(labels, ratio, 1000, np.random.default_rng(0))
     assert abs(int((noisy != labels).sum()) - changed) <= 5
+
+
+def test_pair_flips_make_a_share_of_the_labels_the_next_class():
+    labels = np.arange(1000, dtype=np.int32) % 10
+    rngs = [np.random.default_rng(0) for _ in range(2)]
+    noisy = distort.flip_labels(labels, 0.2, 10, rngs[0], "pair")
+    chosen = rngs[1].permutation(1000)[:200]
+    expected = labels.copy()
+    expected[chosen] = np.where(labels[chosen] == 9, 0, labels[chosen] + 1)
+    np.testing.assert_array_equal(noisy, expected)

@@ -132,13 +132,20 @@ def test_evaluation_pads_the_last_batch_without_counting_it():
     setup, state = loop.prepare(config)
     padded = loop.evaluate(setup, state, "test", epoch=0)
     test = setup.experiment.splits.test
-    whole, _ = setup.eval_step(
+    whole, predictions, confidences = setup.eval_step(
         state.params,
         state.batch_stats,
         Selection(test.images, test.labels, np.arange(450)),
     )
     assert padded.losses.shape == (450,)
     np.testing.assert_allclose(padded.losses, whole, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(padded.confidences, confidences, rtol=1e-5)
+    # Where the prediction is right its loss is the logarithm of its confidence.
+    right = test.labels == predictions
+    np.testing.assert_allclose(
+        padded.confidences[right], np.exp(-padded.losses[right]), rtol=1e-4
+    )
+    assert (padded.confidences[~right] > np.exp(-padded.losses[~right])).all()
 
 
 class SlowFeed:

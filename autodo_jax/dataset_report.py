@@ -1,0 +1,135 @@
+"""What a run has learned of each train point: `dataset.csv` of a workdir.
+
+docs/dataset-report.md says what the columns mean.
+"""
+
+import csv
+import dataclasses
+import io
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import IO
+
+import numpy as np
+
+NAME = "dataset.csv"
+_LABELS = ("id", "given_label", "suggested_label")
+_NUMBERS = ("label_confidence", "noise_score", "weight")
+_GATE, _MAGNITUDE = "gate_", "magnitude_"  # before the name of an operation
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetReport:
+    """Arrays over the N train points, in their order in the run."""
+
+    index: np.ndarray  # int64 [N], 0..N-1: rows of hyperparams.npz
+    id: np.ndarray  # str [N], file name or the data set's own id
+    given_label: np.ndarray  # str [N], class names
+    suggested_label: np.ndarray  # str [N], class names
+    label_confidence: np.ndarray  # float64 [N], in [0, 1], of the suggested label
+    noise_score: np.ndarray  # float64 [N], in [0, 1]; above 0.5 the label is suspect
+    weight: np.ndarray  # float64 [N], of the point's loss; 1 where none are learned
+    gate: dict[str, np.ndarray]  # operation -> probability [N] that it is applied
+    magnitude: dict[str, np.ndarray]  # operation -> standard deviation [N]
+
+
+def write_csv(file: IO[bytes], report: DatasetReport) -> None:
+    """Writes a report as UTF-8 with a line for each point, numbers to six digits."""
+    text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
+    columns = [report.index, *(getattr(report, name) for name in _LABELS)]
+    operations = {
+        **{_GATE + name: values for name, values in report.gate.items()},
+        **{_MAGNITUDE + name: values for name, values in report.magnitude.items()},
+    }
+    numbers = [*(getattr(report, name) for name in _NUMBERS), *operations.values()]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["index", *_LABELS, *_NUMBERS, *operations])
+    for row in zip(*columns, *numbers, strict=True):
+        writer.writerow([*row[: len(columns)], *(f"{x:.6g}" for x in row[4:])])
+    text.detach()
+
+
+def load_dataset_report(workdir: str | pathlib.Path) -> DatasetReport:
+    """Returns what a finished run has learned of its train points.
+
+    Args:
+      workdir: folder of the run.
+
+    Raises:
+      ValueError: it holds no dataset.csv, or one that cannot be read.
+    """
+    path = pathlib.Path(workdir) / NAME
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            header, *lines = csv.reader(file)
+        table = dict(zip(header, zip(*lines, strict=True), strict=True))
+        numbers = {
+            name: np.array(values, np.float64)
+            for name, values in table.items()
+            if name not in ("index", *_LABELS)
+        }
+        return DatasetReport(
+            index=np.array(table["index"], np.int64),
+            **{name: np.array(table[name]) for name in _LABELS},
+            **{name: numbers[name] for name in _NUMBERS},
+            gate=_of_operations(numbers, _GATE),
+            magnitude=_of_operations(numbers, _MAGNITUDE),
+        )
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{workdir} holds no {NAME}; pass the workdir of a finished run"
+        ) from error
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"cannot read {path}: {error}; repeat the run with --overwrite"
+        ) from error
+
+
+def create(
+    *,
+    ids: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    suggested: np.ndarray,
+    confidence: np.ndarray,
+    noise_score: np.ndarray,
+    weight: np.ndarray,
+    gate: Mapping[str, np.ndarray],
+    magnitude: Mapping[str, np.ndarray],
+) -> DatasetReport:
+    """Returns the report of N points.
+
+    Args:
+      ids: str [N].
+      labels, suggested: classes [N].
+      class_names: C names.
+      confidence, noise_score: [N].
+      weight: [N] or, the same for all points, [1].
+      gate, magnitude: likewise, by operation.
+    """
+    names = np.asarray(class_names)
+
+    def column(values: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(np.asarray(values, np.float64), labels.shape)
+
+    return DatasetReport(
+        index=np.arange(len(labels)),
+        id=np.asarray(ids),
+        given_label=names[labels],
+        suggested_label=names[suggested],
+        label_confidence=column(confidence),
+        noise_score=column(noise_score),
+        weight=column(weight),
+        gate={name: column(values) for name, values in gate.items()},
+        magnitude={name: column(values) for name, values in magnitude.items()},
+    )
+
+
+def _of_operations(
+    numbers: Mapping[str, np.ndarray], prefix: str
+) -> dict[str, np.ndarray]:
+    return {
+        name.removeprefix(prefix): values
+        for name, values in numbers.items()
+        if name.startswith(prefix)
+    }
