@@ -17,7 +17,7 @@ from tests.train.test_loop import tiny_config
 
 def report(**changed):
     rng = np.random.default_rng(0)
-    fields = {
+    fields: dict = {
         "ids": np.array(["a/1.png", 'b/"2", x.png', "c/ü.png", "=1+1"]),
         "labels": np.array([0, 1, 1, 2]),
         "class_names": ("cat", "dog, small", "<b>"),
