@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import pathlib
 import shutil
 import tarfile
 import zipfile
@@ -13,22 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autodo_jax import main, processes
+from autodo_jax import main
 from autodo_jax.data import readers, sources
 from autodo_jax.data.dataset import Dataset, Parts
-
-ROOT = pathlib.Path(__file__).parents[1]
-DIGITS = "--config=configs/digits.py"
-TINY = [
-    "--config.epochs=2",
-    "--config.batch_size=32",
-    "--config.model.widths=(4,)",
-    "--config.hyper.start_epoch=1",
-    "--config.num_devices=1",
-]
+from tests.test_main import DIGITS, ROOT, TINY
 
 # Name -> what makes the flags from the workdir and patches, and the expected text.
 CASES: dict = {}
+HELD: list = []  # locks, which end with their last reference
 
 
 def case(name, expected, status=2):
@@ -365,7 +356,7 @@ def _(path, monkeypatch):
 
 
 # Arrays, as a source of one's own may deliver them.
-def arrays(name, expected, **changed):
+def arrays(name, expected, validation=None, **changed):
     """Registers a source of the digits configuration with some arrays changed."""
 
     def make(path, monkeypatch):
@@ -377,7 +368,6 @@ def arrays(name, expected, **changed):
             ids=np.arange(num_points).astype(str),
             class_names=("a", "b"),
         )
-        validation = changed.pop("validation", None)
         parts = Parts(good._replace(**changed), validation and validation(good))
         monkeypatch.setitem(sources.SOURCES, "digits", lambda data, seed: parts)
         return [DIGITS, *TINY]
@@ -508,7 +498,7 @@ def _(run, monkeypatch):
 def _(run, monkeypatch):
     lock = filelock.FileLock(run / ".lock")
     lock.acquire()
-    monkeypatch.setattr(processes, "_lock_of_the_test", lock, raising=False)
+    HELD.append(lock)
 
 
 @stopped("result.json of another run", "a finished run with another config.seed")
