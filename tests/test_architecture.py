@@ -14,6 +14,7 @@ ALLOWED = {
     "config": {"augment", "data", "models"},
     "train": LEAVES | {"train", "objective", "config", "workdir"},
     "report": {"report", "config"},
+    "export": {"export", "data", "dataset_report"},
     "workdir": {"workdir", "config"},
     "main": {"main", "config", "data", "processes", "train", "workdir"},
     "version": set(),

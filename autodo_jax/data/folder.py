@@ -56,7 +56,7 @@ def load(data: ml_collections.ConfigDict, seed: int) -> Parts:
     return Parts(parts["train"], parts.get("val"), parts.get("test"))
 
 
-class _Files(NamedTuple):
+class Files(NamedTuple):
     """What a folder or an archive holds, in the order in which it is read fastest."""
 
     root: pathlib.Path
@@ -64,9 +64,18 @@ class _Files(NamedTuple):
     read: Callable[[Any], bytes]  # contents of a file, by its handle
 
 
-def _open(
-    root: pathlib.Path, stream: bool
-) -> contextlib.AbstractContextManager[_Files]:
+@contextlib.contextmanager
+def opened(root: pathlib.Path) -> Iterator[tuple[Members, Files]]:
+    """Lends the images of a folder or an archive, by part and class, and its files.
+
+    Raises:
+      DataError: as `load`.
+    """
+    with readers.reading(root), _open(root, stream=False) as files:
+        yield _members(files.entries, root), files
+
+
+def _open(root: pathlib.Path, stream: bool) -> contextlib.AbstractContextManager[Files]:
     """Opens `root`; to `stream`, its files can be read also when it is closed again."""
     if root.is_dir():
         return contextlib.nullcontext(_folder(root))
@@ -83,7 +92,7 @@ def _open(
     )
 
 
-def _folder(root: pathlib.Path) -> _Files:
+def _folder(root: pathlib.Path) -> Files:
     tops = [root] if os.path.isdir(root / "train") else sorted(root.glob("[!.]*/"))
     # What lies beside may be large, and need not be readable.
     tops = [top for top in tops if os.path.isdir(top / "train")]
@@ -92,7 +101,7 @@ def _folder(root: pathlib.Path) -> _Files:
     entries = {
         _path(os.path.relpath(path, root), path.endswith("/")): path for path in paths
     }
-    return _Files(root, entries, _file_contents)
+    return Files(root, entries, _file_contents)
 
 
 def _file_contents(path: str) -> bytes:
@@ -122,7 +131,7 @@ def _raise(error: OSError) -> None:
 
 
 @contextlib.contextmanager
-def _zip(root: pathlib.Path, stream: bool) -> Iterator[_Files]:
+def _zip(root: pathlib.Path, stream: bool) -> Iterator[Files]:
     with zipfile.ZipFile(root) as archive:
         entries = {_path(name, name.endswith("/")): name for name in archive.namelist()}
 
@@ -130,13 +139,13 @@ def _zip(root: pathlib.Path, stream: bool) -> Iterator[_Files]:
             with archive.open(name) as file:
                 return readers.contents(file, name)
 
-        yield _Files(
+        yield Files(
             root, entries, readers.ZipReader(str(root)).read if stream else read
         )
 
 
 @contextlib.contextmanager
-def _tar(root: pathlib.Path, stream: bool) -> Iterator[_Files]:
+def _tar(root: pathlib.Path, stream: bool) -> Iterator[Files]:
     def read(member: tarfile.TarInfo) -> bytes:
         file = archive.extractfile(member)
         if file is None:
@@ -158,7 +167,7 @@ def _tar(root: pathlib.Path, stream: bool) -> Iterator[_Files]:
             entries.pop(path, None)
             entries[path] = handle
         _check_end(archive)
-        yield _Files(
+        yield Files(
             root, entries, readers.TarReader(str(root)).read if stream else read
         )
 
@@ -263,7 +272,7 @@ def _class_names(members: Members, root: pathlib.Path) -> tuple[str, ...]:
 
 
 def _read(
-    files: _Files,
+    files: Files,
     part: str,
     classes: dict[str, list[str]],
     class_names: tuple[str, ...],
@@ -290,7 +299,7 @@ def _read(
 
 
 def _pixels(
-    files: _Files, names: list[str], data: ml_collections.ConfigDict
+    files: Files, names: list[str], data: ml_collections.ConfigDict
 ) -> np.ndarray | lazy.LazyImages:
     """Returns the images `names`, decoded all, or each when it is asked for."""
     decode = images.decoder(data)

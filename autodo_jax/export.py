@@ -1,0 +1,133 @@
+"""python -m autodo_jax.export WORKDIR --to=DIR [--threshold=0.5] [--suspects=relabel]
+
+Writes the image folder a run was trained on once more, cleaned: train images whose
+noise score is above the threshold are left out or get their suggested label. All other
+images, those for validation and test among them, stay in their part and class. Files
+are linked, or copied with --copy; those of an archive are always copied.
+"""
+
+import argparse
+import collections
+import json
+import pathlib
+import shutil
+import sys
+from collections.abc import Sequence
+
+from autodo_jax.data import folder
+from autodo_jax.dataset_report import load_dataset_report
+
+SUSPECTS = ("drop", "relabel")
+
+
+def export(
+    workdir: pathlib.Path,
+    target: pathlib.Path,
+    *,
+    threshold: float = 0.5,
+    suspects: str = "drop",
+    copy: bool = False,
+) -> collections.Counter:
+    """Writes the cleaned folder.
+
+    Args:
+      workdir: of a finished run on a folder or an archive of images.
+      target: folder that does not exist yet, or is empty.
+      threshold: in [0, 1]; images with a noise score above it are suspects.
+      suspects: "drop" leaves them out; "relabel" puts them into their suggested class.
+      copy: files instead of symbolic links to them.
+
+    Returns:
+      How many images were "kept", "relabelled" and "dropped".
+
+    Raises:
+      ValueError: a run on other data or an unfinished one, a target in use, a threshold
+        out of range or one that leaves a class without a train image.
+      DataError: the images are no longer there.
+      OSError: the target cannot be written.
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"the threshold is {threshold}, expected a number in [0, 1]")
+    report = load_dataset_report(workdir)
+    data = json.loads((workdir / "config.json").read_text())["data"]
+    root = pathlib.Path(data["data_dir"]).expanduser().absolute()
+    if data["source"] != "folder":
+        raise ValueError(
+            f"{workdir} was trained on {data['source']}; only image folders and "
+            "archives (configs/folder.py) are exported"
+        )
+    if target.exists() and any(target.iterdir()):
+        raise ValueError(f"{target} is not empty; pass a new folder")
+    columns = (report.id, report.suggested_label, report.noise_score)
+    new_label = {
+        name: suggested
+        for name, suggested, score in zip(*columns, strict=True)
+        if score > threshold
+    }
+    counts: collections.Counter = collections.Counter()
+    with folder.opened(root) as (members, files):
+        moves = [
+            (name, part, label, new_label.get(name, label))
+            for part, classes in members.items()
+            for label, names in classes.items()
+            for name in names
+            if suspects == "relabel" or name not in new_label
+        ]
+        counts["dropped"] = -len(moves) + sum(
+            len(names) for classes in members.values() for names in classes.values()
+        )
+        left = {wanted for _, part, _, wanted in moves if part == "train"}
+        lost = sorted(members["train"].keys() - left)
+        if lost:
+            raise ValueError(
+                f"the class {lost[0]!r} would have no train image left; raise the "
+                "threshold"
+            )
+        for name, part, label, wanted in moves:
+            counts["kept" if wanted == label else "relabelled"] += 1
+            below = name.split(f"{part}/{label}/", 1)[1]
+            # Apart from those of the class that may have the same name.
+            below = below if wanted == label else f"was-{label}/{below}"
+            path = target / part / wanted / below
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not root.is_dir():
+                path.write_bytes(files.read(files.entries[name]))
+            elif copy:
+                shutil.copyfile(root / name, path)
+            else:
+                path.symlink_to(root / name)
+    return counts
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m autodo_jax.export",
+        description="Writes a run's image folder without its suspect labels.",
+    )
+    parser.add_argument("workdir", type=pathlib.Path, metavar="WORKDIR")
+    parser.add_argument("--to", required=True, type=pathlib.Path, metavar="DIR")
+    parser.add_argument("--threshold", type=float, default=0.5)
+    parser.add_argument("--suspects", choices=SUSPECTS, default="drop")
+    parser.add_argument("--copy", action="store_true")
+    arguments = parser.parse_args(argv)
+    try:
+        counts = export(
+            arguments.workdir,
+            arguments.to,
+            threshold=arguments.threshold,
+            suspects=arguments.suspects,
+            copy=arguments.copy,
+        )
+    except (ValueError, OSError) as error:
+        print(f"autodo_jax.export: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    print(
+        f"{arguments.to}: {counts['kept']} images kept, {counts['relabelled']} "
+        f"relabelled, {counts['dropped']} dropped"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
