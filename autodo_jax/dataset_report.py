@@ -45,7 +45,9 @@ def write_csv(file: IO[bytes], report: DatasetReport) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["index", *_LABELS, *_NUMBERS, *operations])
     for row in zip(*columns, *numbers, strict=True):
-        writer.writerow([*row[: len(columns)], *(f"{x:.6g}" for x in row[4:])])
+        writer.writerow(
+            [*row[: len(columns)], *(f"{x:.6g}" for x in row[len(columns) :])]
+        )
     text.detach()
 
 

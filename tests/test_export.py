@@ -110,6 +110,16 @@ def test_other_data_than_folders_are_refused(tmp_path, capsys):
     assert "was trained on digits; only image folders" in capsys.readouterr().err
 
 
+def test_labels_that_an_experiment_changed_are_not_the_folders(tmp_path, capsys):
+    workdir = workdir_of(tmp_path, tree(tmp_path))
+    config = json.loads((workdir / "config.json").read_text())
+    config["data"]["noise_ratio"] = 0.1
+    (workdir / "config.json").write_text(json.dumps(config))
+    assert export.main([str(workdir), f"--to={tmp_path}/clean"]) == 2
+    assert "changed by config.data.noise_ratio" in capsys.readouterr().err
+    assert not (tmp_path / "clean").exists()
+
+
 def test_a_folder_run_is_exported_as_its_report_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     root = tree(tmp_path)

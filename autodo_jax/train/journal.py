@@ -224,10 +224,6 @@ class Keeper:
         if (every and journal.epoch % every == 0) or self._is_time():
             self.save(state, journal)
 
-    def at_end(self, state: TrainState, journal: Journal) -> None:
-        """Saves what the run has come to, and waits until that is done."""
-        self.save(state, journal, and_wait=True)
-
     def save(
         self, state: TrainState, journal: Journal, *, and_wait: bool = False
     ) -> None:

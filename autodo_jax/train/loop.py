@@ -91,7 +91,7 @@ def run(
             _write_records(workdir, journal)
             keeper.after_epoch(state, journal)
             shown.update(record)
-        keeper.at_end(state, journal)
+        keeper.save(state, journal, and_wait=True)
         return _finish(setup, state, journal, workdir)
 
 
