@@ -45,9 +45,8 @@ def write_csv(file: IO[bytes], report: DatasetReport) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["index", *_LABELS, *_NUMBERS, *operations])
     for row in zip(*columns, *numbers, strict=True):
-        writer.writerow(
-            [*row[: len(columns)], *(f"{x:.6g}" for x in row[len(columns) :])]
-        )
+        texts, values = row[: len(columns)], row[len(columns) :]
+        writer.writerow([*texts, *(f"{value:.6g}" for value in values)])
     text.detach()
 
 

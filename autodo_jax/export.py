@@ -41,8 +41,8 @@ def export(
       How many images were "kept", "relabelled" and "dropped".
 
     Raises:
-      ValueError: a run on other data, with changed labels or unfinished, a target in use, a threshold
-        out of range or one that leaves a class without a train image.
+      ValueError: a run on other data, with changed labels or unfinished; a target in
+        use; a threshold out of range or one that leaves a class without a train image.
       DataError: the images are no longer there.
       OSError: the target cannot be written.
     """
@@ -58,8 +58,8 @@ def export(
         )
     if data.get("noise_ratio"):
         raise ValueError(
-            f"{workdir} was trained with labels changed by config.data.noise_ratio; its "
-            "suspects are those, not the folder's: train without"
+            f"{workdir} was trained with labels changed by config.data.noise_ratio; "
+            "its suspects are those, not the folder's: train without"
         )
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"{target} is not empty; pass a new folder")
