@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import logging
 import pathlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,6 +29,24 @@ PyTree = Any
 
 # Orbax also logs, with several tracebacks, what it raises.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+
+
+def _without_late_writes(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Leaves out of a hook what TensorStore's threads raise behind a failed save.
+
+    Where one write fails, the others end when nothing waits for them any more; they
+    would print a traceback, now and then, beside the line that says what happened.
+    """
+
+    def filtered(unraisable: Any) -> None:
+        is_late = str(unraisable.exc_value) == "Event loop is closed"
+        if not (is_late and unraisable.object is None):
+            hook(unraisable)
+
+    return filtered
+
+
+sys.unraisablehook = _without_late_writes(sys.unraisablehook)
 
 
 class CheckpointError(OSError):
