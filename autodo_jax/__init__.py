@@ -32,6 +32,8 @@ Symbols:
     IR, NR          class imbalance ratio, label noise ratio
 """
 
+from typing import TYPE_CHECKING, Any
+
 from autodo_jax.dataset_report import DatasetReport, load_dataset_report
 from autodo_jax.implicit import (
     HypergradInfo,
@@ -45,16 +47,32 @@ from autodo_jax.implicit import (
 )
 from autodo_jax.version import __version__
 
+if TYPE_CHECKING:
+    from autodo_jax.api import OptimizedDataset, RunError, config_for, optimize_dataset
+
 __all__ = [
     "DatasetReport",
     "HypergradInfo",
+    "OptimizedDataset",
+    "RunError",
     "__version__",
+    "config_for",
     "curvature",
     "hypergrad",
     "hypergrad_root",
     "implicit_argmin",
     "load_dataset_report",
+    "optimize_dataset",
     "solvers",
     "value_and_hypergrad",
     "value_and_hypergrad_root",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what trains only where it is asked for: it takes seconds."""
+    if name in ("OptimizedDataset", "RunError", "config_for", "optimize_dataset"):
+        from autodo_jax import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

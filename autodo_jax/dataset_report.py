@@ -5,6 +5,7 @@ docs/dataset-report.md says what the columns mean.
 
 import csv
 import dataclasses
+import importlib.util
 import io
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import IO
 
 import numpy as np
 
-NAME = "dataset.csv"
+NAME, PARQUET_NAME = "dataset.csv", "dataset.parquet"
 _LABELS = ("id", "given_label", "suggested_label")
 _NUMBERS = ("label_confidence", "noise_score", "weight")
 _GATE, _MAGNITUDE = "gate_", "magnitude_"  # before the name of an operation
@@ -36,18 +37,27 @@ class DatasetReport:
 def write_csv(file: IO[bytes], report: DatasetReport) -> None:
     """Writes a report as UTF-8 with a line for each point, numbers to six digits."""
     text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
-    columns = [report.index, *(getattr(report, name) for name in _LABELS)]
-    operations = {
-        **{_GATE + name: values for name, values in report.gate.items()},
-        **{_MAGNITUDE + name: values for name, values in report.magnitude.items()},
-    }
-    numbers = [*(getattr(report, name) for name in _NUMBERS), *operations.values()]
+    columns = _columns(report)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["index", *_LABELS, *_NUMBERS, *operations])
-    for row in zip(*columns, *numbers, strict=True):
-        texts, values = row[: len(columns)], row[len(columns) :]
-        writer.writerow([*texts, *(f"{value:.6g}" for value in values)])
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
+        writer.writerow(
+            f"{value:.6g}" if isinstance(value, float) else value for value in row
+        )
     text.detach()
+
+
+def has_parquet() -> bool:
+    """True where the extra `parquet` is installed."""
+    return importlib.util.find_spec("pyarrow") is not None
+
+
+def write_parquet(file: IO[bytes], report: DatasetReport) -> None:
+    """Writes the columns of the CSV file in full precision; needs `parquet`."""
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table(_columns(report)), file)
 
 
 def load_dataset_report(workdir: str | pathlib.Path) -> DatasetReport:
@@ -124,6 +134,15 @@ def create(
         gate={name: column(values) for name, values in gate.items()},
         magnitude={name: column(values) for name, values in magnitude.items()},
     )
+
+
+def _columns(report: DatasetReport) -> dict[str, np.ndarray]:
+    names = ("index", *_LABELS, *_NUMBERS)
+    return {
+        **{name: getattr(report, name) for name in names},
+        **{_GATE + name: values for name, values in report.gate.items()},
+        **{_MAGNITUDE + name: values for name, values in report.magnitude.items()},
+    }
 
 
 def _of_operations(

@@ -92,7 +92,8 @@ def _run(command: Command) -> int:
             flush=True,
         )
     with processes.told_from_lost_peers():
-        result = loop.run(config, folder, show_bar=sys.stderr.isatty())
+        show = "bar" if sys.stderr.isatty() else "lines"
+        result = loop.run(config, folder, show=show).result
     if processes.is_first():
         print(
             f"test error {result['test_error']:.2f} %, validation error "

@@ -16,13 +16,22 @@ class Evaluation(NamedTuple):
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy."""
-        return float(self.losses.mean())
+        """Mean cross-entropy; NaN for no points."""
+        return _mean(self.losses)
 
     @property
     def error(self) -> float:
-        """Top-1 error in percent."""
-        return 100 * float(np.mean(self.predictions != self.labels))
+        """Top-1 error in percent; NaN for no points."""
+        return 100 * _mean(self.predictions != self.labels)
+
+    @property
+    def noise_score(self) -> np.ndarray:
+        """Probability of all classes but the label, [N] in [0, 1]: how suspect it is.
+
+        The network's own loss ranks wrong labels no worse than soft labels and weights,
+        which also move for other reasons (docs/results.md).
+        """
+        return -np.expm1(-self.losses.astype(np.float64))
 
     def class_error(self, num_classes: int) -> list[float]:
         """Top-1 error in percent of the points of each class; NaN for none."""
@@ -33,33 +42,12 @@ class Evaluation(NamedTuple):
             return (100 * errors / points).tolist()
 
 
-def noise_score(
-    labels: np.ndarray,
-    point_losses: np.ndarray,
-    *,
-    soft_labels: np.ndarray | None = None,
-    weights: np.ndarray | None = None,
-) -> np.ndarray:
-    """Ranks train points by how wrong their given label looks; higher is worse.
-
-    With soft labels one minus their mass on the given label; else with loss weights
-    their negative; else the network's own loss on the given label.
-
-    Args:
-      labels: given labels, [N].
-      point_losses: cross-entropy of the trained network on them, [N].
-      soft_labels: y^S, [N, C].
-      weights: w, [N].
-    """
-    if soft_labels is not None:
-        return 1 - soft_labels[np.arange(len(labels)), labels]
-    if weights is not None:
-        return -weights
-    return point_losses
-
-
 def noise_auroc(scores: np.ndarray, is_flipped: np.ndarray) -> float | None:
     """Area under the ROC curve of `scores` for `is_flipped`; None for one kind only."""
     if is_flipped.all() or not is_flipped.any():
         return None
     return float(roc_auc_score(is_flipped, scores))
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")

@@ -115,6 +115,17 @@ class Objective:
         """Logits [B, C] of uint8 images [B, H, W, C], in evaluation mode."""
         return self._logits(params, batch_stats, self.clean_inputs(images))
 
+    def features(
+        self, params: PyTree, batch_stats: PyTree, images: chex.Array
+    ) -> chex.Array:
+        """Inputs of the head [B, D] for uint8 images, in evaluation mode."""
+        return self.model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            self.clean_inputs(images),
+            train=False,
+            method="features",
+        )
+
     def inputs(self, rows: Rows, images: chex.Array, keys: chex.PRNGKey) -> chex.Array:
         """Augments uint8 images by policy, standard and g_A, and normalizes them."""
         policy_keys, standard_keys, learned_keys = jax.vmap(

@@ -17,6 +17,16 @@ import ml_collections
 from autodo_jax import config as config_lib
 
 _LOCK = ".lock"
+# What a run leaves beside its checkpoints, and what is derived from it.
+_RESULTS = (
+    "result.json",
+    "dataset.csv",
+    "dataset.parquet",
+    "hyperparams.npz",
+    "report.npz",
+    "report.html",
+    "events.out.tfevents.*",
+)
 
 
 class WorkdirError(Exception):
@@ -90,8 +100,9 @@ def prepare(workdir: pathlib.Path, *, overwrite: bool) -> None:
     """
     try:
         if overwrite:
-            for name in ("result.json", "dataset.csv", "hyperparams.npz"):
-                (workdir / name).unlink(missing_ok=True)
+            for name in _RESULTS:
+                for path in workdir.glob(name):
+                    path.unlink()
             _remove(workdir / "checkpoints")
         (workdir / "metrics.jsonl").touch()
     except OSError as error:

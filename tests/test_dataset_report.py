@@ -91,7 +91,7 @@ def test_what_is_no_report_is_refused_in_a_line(content, expected, tmp_path):
 def test_a_run_reports_what_it_has_learned(method, tmp_path):
     config = tiny_config(method, epochs=2)
     config.data.noise_kind, config.data.noise_ratio = "pair", 0.2
-    result = loop.run(config, tmp_path)
+    result = loop.run(config, tmp_path).result
     found = autodo_jax.load_dataset_report(tmp_path)
     num_points = result["num_train"]
     assert found.index.tolist() == list(range(num_points))
@@ -121,3 +121,17 @@ def test_a_run_reports_what_it_has_learned(method, tmp_path):
             np.testing.assert_allclose(found.weight, expected, rtol=1e-5)
     learned = {"autodo": 6, "autodo_shared": 6, "baseline": 0}
     assert len(found.gate) == len(found.magnitude) == learned[method]
+
+
+def test_parquet_holds_the_same_in_full_precision(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
+    expected = report()
+    write(tmp_path, expected)
+    with open(tmp_path / "dataset.parquet", "wb") as file:
+        dataset_report.write_parquet(file, expected)
+    found = parquet.read_table(tmp_path / "dataset.parquet").to_pydict()
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "dataset.csv").read_text())))
+    assert list(found) == list(rows[0])
+    assert found["id"] == expected.id.tolist()
+    assert found["weight"] == expected.weight.tolist()
+    assert found["gate_hue"] == expected.gate["hue"].tolist()

@@ -17,19 +17,15 @@ def test_evaluation_counts_errors_by_class():
     np.testing.assert_array_equal(evaluation.class_error(3), [50.0, 50.0, np.nan])
 
 
-LABELS = np.array([0, 1, 1])
-LOSSES = np.array([0.3, 0.2, 0.9])
-SOFT = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
-WEIGHTS = np.array([1.0, 0.2, 2.0])
+def test_an_empty_set_has_no_error():
+    nothing = metrics.Evaluation(*[np.zeros(0)] * 4)
+    assert np.isnan([nothing.loss, nothing.error]).all()
 
 
-def test_noise_score_prefers_soft_labels_then_weights_then_losses():
-    scores = metrics.noise_score(LABELS, LOSSES, soft_labels=SOFT, weights=WEIGHTS)
-    np.testing.assert_allclose(scores, [0.1, 0.6, 0.2])
-    np.testing.assert_array_equal(
-        metrics.noise_score(LABELS, LOSSES, weights=WEIGHTS), -WEIGHTS
-    )
-    np.testing.assert_array_equal(metrics.noise_score(LABELS, LOSSES), LOSSES)
+def test_noise_score_is_the_probability_of_the_other_classes():
+    probability = np.array([0.9, 0.5, 1e-9], np.float32)
+    scored = metrics.Evaluation(-np.log(probability), *[np.zeros(3)] * 3)
+    np.testing.assert_allclose(scored.noise_score, [0.1, 0.5, 1.0], rtol=1e-6)
 
 
 def test_noise_auroc_is_the_share_of_pairs_in_order():

@@ -7,6 +7,7 @@ import ml_collections
 import numpy as np
 
 from autodo_jax.data import checks, distort, sources, split
+from autodo_jax.data.dataset import Parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +17,7 @@ class Experiment:
     splits: split.Splits  # the train set is distorted
     clean_labels: np.ndarray  # [N], of the train set before labels were drawn anew
     num_classes: int
+    is_named: bool  # the ids name files or points of a data set, not positions
 
     @property
     def is_flipped(self) -> np.ndarray:
@@ -23,10 +25,14 @@ class Experiment:
         return self.splits.train.labels != self.clean_labels
 
     def fingerprint(self) -> str:
-        """Returns a digest of the points' ids and labels, in their order."""
+        """Returns a digest of the points' ids and labels, in their order.
+
+        Of points without a name the pixels count too.
+        """
         digest = hashlib.sha256()
         for part in self.splits:
-            for array in (part.labels, part.ids):
+            pixels = () if self.is_named else (np.asarray(part.images),)
+            for array in (part.labels, part.ids, *pixels):
                 digest.update(array.tobytes())
         return digest.hexdigest()
 
@@ -34,15 +40,23 @@ class Experiment:
 def load(config: ml_collections.ConfigDict) -> Experiment:
     """Returns the data of a validated configuration; same config, same points.
 
+    Raises:
+      DataError: data that is absent or cannot be used; a class with too few points.
+    """
+    return create(config, sources.SOURCES[config.data.source](config.data, config.seed))
+
+
+def create(config: ml_collections.ConfigDict, parts: Parts) -> Experiment:
+    """Splits and distorts points as configured.
+
     Lambda is learned from a clean validation set of its own. The ablations of the paper
     learn it from the test set (`data.outer_set` "test", Table 5), or train on all
     points, distorted, and draw the validation batches from them too ("train", Table 6).
 
     Raises:
-      DataError: data that is absent or cannot be used; a class with too few points.
+      DataError: points that cannot be used; a class with too few.
     """
     data = config.data
-    parts = sources.SOURCES[data.source](data, config.seed)
     checks.check(parts, channels=len(data.mean), allow_overlap=data.allow_overlap)
     num_classes = len(parts.train.class_names)
     train, validation, test = split.stratified_split(
@@ -66,4 +80,5 @@ def load(config: ml_collections.ConfigDict) -> Experiment:
         splits=split.Splits(train, outer_sets[data.outer_set], test),
         clean_labels=clean_labels,
         num_classes=num_classes,
+        is_named=data.source != "arrays",
     )

@@ -1,8 +1,9 @@
 """Every source of data by its name: `(config.data, seed) -> Parts`."""
 
-from autodo_jax.data import digits, folder, tfds
+from autodo_jax.data import arrays, digits, folder, tfds
 
 SOURCES = {
+    "arrays": arrays.load,
     "digits": digits.load,
     "folder": folder.load,
     **dict.fromkeys(tfds.NAMES, tfds.load),

@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import ml_collections
 import numpy as np
-import scipy.special
 
-from autodo_jax import dataset_report, metrics, processes
-from autodo_jax.augment import learned
-from autodo_jax.hyperparams import state as hyperparams
+from autodo_jax import processes
+from autodo_jax.data.dataset import Parts
 from autodo_jax.train import progress
+from autodo_jax.train.evaluate import evaluate
 from autodo_jax.train.journal import (
     Journal,
     Keeper,
@@ -24,7 +24,9 @@ from autodo_jax.train.journal import (
 )
 from autodo_jax.train.setup import Setup, prepare
 from autodo_jax.train.state import TrainState
-from autodo_jax.workdir import write, write_text
+from autodo_jax.train.summary import Finished, finish
+from autodo_jax.train.tensorboard import TensorBoard
+from autodo_jax.workdir import write_text
 
 # Steps under way at once. With more than 32 several devices of the CPU backend wait for
 # each other forever.
@@ -34,18 +36,25 @@ AfterStep = Callable[[TrainState, Journal], None]
 
 
 def run(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, *, show_bar: bool = False
-) -> dict[str, Any]:
-    """Trains as configured, writes the workdir, returns what stands in result.json.
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    parts: Parts | None = None,
+    model: nn.Module | None = None,
+    show: str = "lines",
+) -> Finished:
+    """Trains as configured, writes the workdir, returns what it holds.
 
     A run that was interrupted goes on from its newest checkpoint.
 
     Args:
       config: validated configuration.
       workdir: existing folder for config.json, metrics.jsonl, checkpoints,
-        hyperparams.npz, dataset.csv and, when the run is finished, result.json. Of
-        several processes the first one writes them; all need to see the checkpoints.
-      show_bar: a progress bar instead of a line per epoch.
+        TensorBoard's events and, when the run is finished, hyperparams.npz,
+        dataset.csv, report.npz and result.json. Of several processes the first one
+        writes them; all need to see the checkpoints.
+      parts, model: as `setup.prepare` takes them.
+      show: "lines", one an epoch; "bar", of the progress; or "nothing".
 
     Raises:
       DataError: data that is absent or cannot be used.
@@ -58,10 +67,10 @@ def run(
     if processes.is_first():
         text = config.to_json_best_effort(indent=2) + "\n"
         write_text(workdir / "config.json", text)
-    setup, state = prepare(config)
+    setup, state = prepare(config, parts=parts, model=model)
     with (
         progress.EpochProgress(
-            config.epochs, bar=show_bar, quiet=not processes.is_first()
+            config.epochs, show if processes.is_first() else "nothing"
         ) as shown,
         Keeper(config, workdir / "checkpoints", shown.message) as keeper,
         processes.stop_requests() as stop_requested,
@@ -83,16 +92,18 @@ def run(
             keeper.after_step(state, journal)
 
         _write_records(workdir, journal)
-        while journal.epoch < config.epochs:  # line 2
-            state, record = run_epoch(
-                setup, state, journal, after_step=after_step, warn=shown.message
-            )
-            journal.end_epoch(record)
-            _write_records(workdir, journal)
-            keeper.after_epoch(state, journal)
-            shown.update(record)
-        keeper.save(state, journal, and_wait=True)
-        return _finish(setup, state, journal, workdir)
+        with TensorBoard(workdir, journal.records) as board:
+            while journal.epoch < config.epochs:  # line 2
+                state, record = run_epoch(
+                    setup, state, journal, after_step=after_step, warn=shown.message
+                )
+                journal.end_epoch(record)
+                _write_records(workdir, journal)
+                board.add_epoch(record)
+                keeper.after_epoch(state, journal)
+                shown.update(record)
+            keeper.save(state, journal, and_wait=True)
+            return finish(setup, state, journal, workdir, board)
 
 
 def run_epoch(
@@ -144,108 +155,6 @@ def run_epoch(
         "data_wait": waited / trained,
         **values,
     }
-
-
-def evaluate(
-    setup: Setup, state: TrainState, part: str, epoch: int
-) -> metrics.Evaluation:
-    """Losses and predictions of a part of the data, without augmentation."""
-    outputs = [
-        setup.eval_step(state.params, state.batch_stats, *points)
-        for points in setup.feed.batches(part, epoch)
-    ]
-    labels = getattr(setup.experiment.splits, part).labels
-    losses, predictions, confidences = (
-        np.concatenate(parts)[: len(labels)]
-        for parts in zip(*jax.device_get(outputs), strict=True)
-    )
-    return metrics.Evaluation(losses, predictions, confidences, labels)
-
-
-def summarize(
-    setup: Setup,
-    state: TrainState,
-    tables: hyperparams.Tables,
-    train: metrics.Evaluation,
-    records: Sequence[dict[str, Any]],
-) -> dict[str, Any]:
-    """The content of result.json, but for the seconds: final epoch, no selection.
-
-    Args:
-      setup, state: of the finished run.
-      tables: Lambda on the host, without padding.
-      train: evaluation of the train set.
-      records: the lines of metrics.jsonl.
-    """
-    config, experiment = setup.config, setup.experiment
-    test = evaluate(setup, state, "test", config.epochs)
-    num_points = setup.plan.num_points
-    result = {
-        "method": config.method,
-        "dataset": config.data.source,
-        "seed": config.seed,
-        "frozen": config.hyper.frozen,
-        "imbalance_ratio": config.data.imbalance_ratio,
-        "noise_ratio": config.data.noise_ratio,
-        "epochs": config.epochs,
-        "num_train": num_points["train"],
-        "num_val": num_points["validation"],
-        "num_test": num_points["test"],
-        "test_error": test.error,
-        "class_error": test.class_error(experiment.num_classes),
-        "val_error": records[-1]["val_error"],
-        "best_val_epoch": min(records, key=lambda record: record["val_error"])["epoch"],
-    }
-    scores = metrics.noise_score(
-        train.labels,
-        train.losses,
-        soft_labels=(
-            np.exp(hyperparams.log_soft_labels(tables["label"]))
-            if "label" in tables
-            else None
-        ),
-        weights=(
-            np.asarray(hyperparams.loss_weights(tables["weight"]))
-            if "weight" in tables
-            else None
-        ),
-    )
-    auroc = metrics.noise_auroc(scores, experiment.is_flipped)
-    return result if auroc is None else result | {"noise_auroc": auroc}
-
-
-def describe(
-    setup: Setup, tables: hyperparams.Tables, train: metrics.Evaluation
-) -> dataset_report.DatasetReport:
-    """Returns what the run has learned of each train point.
-
-    Args:
-      setup: of the finished run.
-      tables: Lambda on the host, without padding.
-      train: evaluation of the train set.
-    """
-    points, augment = setup.experiment.splits.train, setup.config.augment
-    gate: dict[str, np.ndarray] = {}
-    magnitude: dict[str, np.ndarray] = {}
-    if "gate" in tables:
-        for a, name in enumerate(augment.operations):
-            unit = learned.OPERATIONS[name].range * augment.magnitude / 10
-            gate[name] = scipy.special.expit(tables["gate"][:, a])
-            magnitude[name] = unit * scipy.special.expit(tables["magnitude"][:, a])
-    weight = np.ones(1)
-    if "weight" in tables:
-        weight = np.asarray(hyperparams.loss_weights(tables["weight"]))
-    return dataset_report.create(
-        ids=points.ids,
-        labels=points.labels,
-        class_names=points.class_names,
-        suggested=train.predictions,
-        confidence=train.confidences,
-        noise_score=-np.expm1(-train.losses.astype(np.float64)),
-        weight=weight,
-        gate=gate,
-        magnitude=magnitude,
-    )
 
 
 def _run_phase(
@@ -313,28 +222,6 @@ def _mean_values(history: Sequence[dict[str, float]]) -> dict[str, float]:
         )
         for name, value in history[-1].items()
     }
-
-
-def _finish(
-    setup: Setup, state: TrainState, journal: Journal, folder: pathlib.Path
-) -> dict[str, Any]:
-    num_train = setup.plan.num_points["train"]
-    tables = {
-        name: table[:num_train] for name, table in processes.fetch(state.tables).items()
-    }
-    train = evaluate(setup, state, "train", setup.config.epochs)
-    result = summarize(setup, state, tables, train, journal.records)
-    result |= {"seconds": journal.seconds()}
-    if processes.is_first():
-        report = describe(setup, tables, train)
-        write(
-            folder / dataset_report.NAME,
-            lambda file: dataset_report.write_csv(file, report),
-        )
-        write(folder / "hyperparams.npz", lambda file: np.savez(file, **tables))
-        write_text(folder / "result.json", json.dumps(result, indent=2) + "\n")
-    processes.wait_for_all("the result is written")
-    return result
 
 
 def _write_records(folder: pathlib.Path, journal: Journal) -> None:

@@ -1,22 +1,24 @@
 """Progress over epochs: a bar on a terminal, plain lines elsewhere."""
 
+import math
 import time
 from typing import Any
 
-import tqdm
+import tqdm.auto
 
 
 class EpochProgress:
     """Context that shows loss, errors and time left after each epoch."""
 
-    def __init__(self, num_epochs: int, *, bar: bool, quiet: bool = False):
-        """Args: epochs of the run; whether to show a bar, or nothing at all."""
+    def __init__(self, num_epochs: int, show: str):
+        """Args: epochs of the run; "lines", "bar" or "nothing"."""
         self._num_epochs = num_epochs
-        self._quiet = quiet
-        bar = bar and not quiet
+        self._quiet = show == "nothing"
         self._first = 0
         self._start = time.monotonic()
-        self._bar = tqdm.tqdm(total=num_epochs, unit="epoch") if bar else None
+        self._bar: Any = None
+        if show == "bar":
+            self._bar = tqdm.auto.tqdm(total=num_epochs, unit="epoch")
 
     def __enter__(self) -> "EpochProgress":
         return self
@@ -34,9 +36,10 @@ class EpochProgress:
     def update(self, record: dict[str, Any]) -> None:
         """Shows an epoch's line of metrics.jsonl."""
         summary = (
-            f"loss {record['train_loss']:.3f}, validation {record['val_error']:.2f} %, "
-            f"test {record['test_error']:.2f} %"
+            f"loss {record['train_loss']:.3f}, validation {record['val_error']:.2f} %"
         )
+        if not math.isnan(record["test_error"]):
+            summary += f", test {record['test_error']:.2f} %"
         if "outer_loss" in record:
             summary += f", outer loss {record['outer_loss']:.3f}"
         if self._quiet:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import chex
+import flax.linen as nn
 import jax
 import ml_collections
 import numpy as np
@@ -15,8 +16,10 @@ from autodo_jax import config as config_lib
 from autodo_jax import distributed, models, objective
 from autodo_jax.data import experiment as experiments
 from autodo_jax.data import pipeline, stream
+from autodo_jax.data.dataset import Parts
 from autodo_jax.distributed import AXIS, BY_ROWS, REPLICATED
 from autodo_jax.hyperparams.row_rmsprop import RowRMSpropState
+from autodo_jax.objective import Objective
 from autodo_jax.train import steps
 from autodo_jax.train.state import (
     Optimizers,
@@ -48,16 +51,28 @@ class Setup:
     plan: pipeline.Plan
     feed: Feed
     mesh: Mesh
+    objective: Objective
     optimizers: Optimizers
     task_step: Callable
     hyper_step: Callable
     eval_step: Callable
+    feature_step: Callable
     task_key: chex.PRNGKey
     hyper_key: chex.PRNGKey
 
 
-def prepare(config: ml_collections.ConfigDict) -> tuple[Setup, TrainState]:
+def prepare(
+    config: ml_collections.ConfigDict,
+    *,
+    parts: Parts | None = None,
+    model: nn.Module | None = None,
+) -> tuple[Setup, TrainState]:
     """Loads the data and returns the compiled steps with the state of line 1.
+
+    Args:
+      config: validated configuration.
+      parts: data that stand for those of `config.data.source`.
+      model: network that stands for the one of `config.model`; see `models`.
 
     Raises:
       DataError: data that is absent or cannot be used.
@@ -69,10 +84,13 @@ def prepare(config: ml_collections.ConfigDict) -> tuple[Setup, TrainState]:
     except ValueError as error:
         raise RunError(str(error)) from error
     mesh = distributed.create_mesh(num_devices)
-    experiment = experiments.load(config)
+    experiment = (
+        experiments.create(config, parts) if parts else experiments.load(config)
+    )
     _check_sizes(config, experiment)
     plan = _plan(config, experiment, num_devices)
-    model = models.create(config.model, experiment.num_classes, AXIS)
+    if model is None:
+        model = models.create(config.model, experiment.num_classes, AXIS)
     losses = objective.create(config, model)
     optimizers = create_optimizers(config, plan.num_steps)
     init_key, *keys = jax.random.split(jax.random.key(config.seed), 3)
@@ -96,6 +114,7 @@ def prepare(config: ml_collections.ConfigDict) -> tuple[Setup, TrainState]:
         plan=plan,
         feed=feed,
         mesh=mesh,
+        objective=losses,
         optimizers=optimizers,
         task_step=spmd(
             steps.create_task_step(losses, optimizers),
@@ -111,6 +130,11 @@ def prepare(config: ml_collections.ConfigDict) -> tuple[Setup, TrainState]:
         ),
         eval_step=spmd(
             steps.create_eval_step(losses),
+            in_specs=(REPLICATED, REPLICATED, points),
+            out_specs=REPLICATED,
+        ),
+        feature_step=spmd(
+            steps.create_feature_step(losses),
             in_specs=(REPLICATED, REPLICATED, points),
             out_specs=REPLICATED,
         ),

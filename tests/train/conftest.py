@@ -13,7 +13,8 @@ _PREPARED: dict = {}
 def prepared_once():
     """Lets `prepare` return what it returned before, with a state of its own."""
 
-    def prepare(config):
+    def prepare(config, *, parts=None, model=None):
+        assert parts is None and model is None
         key = config.to_json_best_effort()
         if key not in _PREPARED:
             _PREPARED[key] = original(config)

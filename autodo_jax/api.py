@@ -1,0 +1,221 @@
+"""A data set of arrays optimized from Python, as the command line does."""
+
+import contextlib
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from autodo_jax import config as config_lib
+from autodo_jax import workdir as workdirs
+from autodo_jax.data import arrays
+from autodo_jax.data.dataset import Parts
+from autodo_jax.dataset_report import DatasetReport
+from autodo_jax.distributed import AXIS
+from autodo_jax.train import loop
+from autodo_jax.train.setup import RunError
+
+__all__ = ["OptimizedDataset", "RunError", "config_for", "optimize_dataset"]
+
+_SMALL = 64  # pixels; larger images get a residual network
+
+
+class OptimizedDataset(NamedTuple):
+    """What `optimize_dataset` has learned."""
+
+    # As result.json: test_error, val_error, class_error (percent), ...
+    result: dict[str, Any]
+    report: DatasetReport  # of each train point
+    model: nn.Module  # the network
+    variables: dict[str, Any]  # its "params" and "batch_stats"
+    predict: Callable[[Any], np.ndarray]  # images -> probabilities [N, C]
+
+
+def optimize_dataset(
+    train: arrays.Arrays,
+    validation: arrays.Arrays,
+    test: arrays.Arrays | None = None,
+    *,
+    model: nn.Module | None = None,
+    config: ml_collections.ConfigDict | None = None,
+    workdir: str | pathlib.Path | None = None,
+    progress: bool = True,
+) -> OptimizedDataset:
+    """Learns how to augment, weigh and relabel each train point, and a network.
+
+    The arrays are what the command line reads from files; with the same configuration
+    and the same points the numbers are the same.
+
+    Args:
+      train: (images, labels), biased and mislabelled. Images [N, H, W] or
+        [N, H, W, channels], uint8 or floating in [0, 1]; labels [N], integers 0..C-1,
+        each class with a point.
+      validation: likewise, small and clean; as the images to come.
+      test: likewise, for the errors only; may be left out.
+      model: a Flax module; None for the one of `config.model`. It maps float images
+        [B, H, W, channels], normalized, and `train: bool` (a keyword) to logits [B, C];
+        its method `features`, of the same arguments, to the [B, D] inputs of its last
+        linear layer, an `nn.Dense` named `head`. `models.network.Network` says it in
+        code. Variables are "params" and "batch_stats" alone: no dropout. Several
+        devices share a batch norm by `nn.BatchNorm(axis_name="data")`.
+      config: as the files in configs/ make it; None for `config_for(train)`. Its
+        `data.source` is not read, its distortions are applied.
+      workdir: folder for what a run leaves; where an interrupted run goes on, and a
+        finished one is read. None: nothing stays.
+      progress: shows a bar.
+
+    Raises:
+      ValueError: arrays, a configuration, a model or a workdir that cannot be used.
+      RunError: training cannot start or go on: a batch larger than a set, points that
+        are not those of the workdir, numbers that are not finite.
+    """
+    parts = arrays.to_parts(train, validation, test)
+    config = (
+        config_for(train) if config is None else config.copy_and_resolve_references()
+    )
+    config.data.source = "arrays"
+    config_lib.validate(config)
+    if model is not None:
+        _check_model(model, parts, config)
+    with _folder(workdir, config) as folder:
+        finished = loop.run(
+            config,
+            folder,
+            parts=parts,
+            model=model,
+            show="bar" if progress else "nothing",
+        )
+    setup, state = finished.setup, jax.device_get(finished.state)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    probabilities = jax.jit(
+        lambda images: jax.nn.softmax(
+            setup.objective.predict(state.params, state.batch_stats, images)
+        )
+    )
+
+    def predict(images: Any) -> np.ndarray:
+        pixels = arrays.to_images("given", images)
+        size = config.eval_batch_size
+        batches = [pixels[i : i + size] for i in range(0, len(pixels), size)]
+        return np.concatenate([np.asarray(probabilities(batch)) for batch in batches])
+
+    return OptimizedDataset(
+        finished.result, finished.report, setup.objective.model, variables, predict
+    )
+
+
+def config_for(train: arrays.Arrays) -> ml_collections.ConfigDict:
+    """Returns a configuration for images like these.
+
+    `autodo` for 120 epochs of 64 points a step, the outer loop after 30; a small
+    network for images of up to 64 pixels, ResNet-18 for larger ones. Mean and deviation
+    of the channels are those of the images.
+
+    Args:
+      train: as `optimize_dataset` takes it.
+
+    Raises:
+      ValueError: images of another kind.
+    """
+    images = arrays.to_images("train", train[0])
+    side = min(images.shape[1:3])
+    config = config_lib.default_config()
+    config.name = "arrays"
+    config.epochs = 120
+    config.batch_size = 64
+    config.data.source = "arrays"
+    axes = (0, 1, 2)
+    config.data.mean = tuple((images.mean(axes) / 255).tolist())
+    config.data.std = tuple(np.maximum(images.std(axes) / 255, 1e-3).tolist())
+    config.augment.crop_padding = side // 8
+    config.augment.erase_probability = 0.0
+    config.model.name = "small_cnn"
+    if side > _SMALL:
+        config.model.name, config.model.depth = "resnet", 18
+        config.model.stem = "imagenet"
+    config.hyper.start_epoch = 30
+    config_lib.apply_method(config, "autodo")
+    return config
+
+
+@contextlib.contextmanager
+def _folder(
+    workdir: str | pathlib.Path | None, config: ml_collections.ConfigDict
+) -> Iterator[pathlib.Path]:
+    """Context of a folder that is this run's alone."""
+    with contextlib.ExitStack() as stack:
+        if workdir is None:
+            workdir = stack.enter_context(tempfile.TemporaryDirectory())
+        folder = pathlib.Path(workdir)
+        try:
+            stack.enter_context(workdirs.locked(folder))
+            workdirs.is_finished(folder, config, overwrite=False)
+            workdirs.prepare(folder, overwrite=False)
+        except workdirs.WorkdirError as error:
+            raise ValueError(str(error)) from error
+        yield folder
+
+
+def _check_model(
+    model: nn.Module, parts: Parts, config: ml_collections.ConfigDict
+) -> None:
+    """Refuses a network that does not keep the contract of `optimize_dataset`."""
+    num_classes = len(parts.train.class_names)
+    height, width, channels = parts.train.images.shape[1:]
+    if config.augment.crop_size:
+        height = width = config.augment.crop_size
+    images = jnp.zeros((2, height, width, channels))
+    if not callable(getattr(model, "features", None)):
+        raise ValueError(
+            "`model` has no method features(images, *, train), the inputs of its head"
+        )
+    try:
+        variables, logits, features = jax.eval_shape(_trial(model), images)
+    except Exception as error:  # Whatever the user's code raises.
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"`model` cannot be applied to images {images.shape}: "
+            f"{type(error).__name__}: {reason}"
+        ) from error
+    others = variables.keys() - {"params", "batch_stats"}
+    if others:
+        raise ValueError(
+            f"`model` has variables of the kind {', '.join(sorted(others))}; expected "
+            '"params" and "batch_stats" alone'
+        )
+    if set(variables["params"].get("head", ())) - {"bias"} != {"kernel"}:
+        raise ValueError(
+            "`model` has no nn.Dense named `head` at its top level, only "
+            f"{', '.join(sorted(variables['params']))}; it is the theta of Eq. 5"
+        )
+    kernel = variables["params"]["head"]["kernel"].shape
+    if logits.shape != (2, num_classes) or features.shape != (2, kernel[0]):
+        raise ValueError(
+            f"`model` maps images {images.shape} to {logits.shape} and features "
+            f"{features.shape}, expected (2, {num_classes}), for the classes of the "
+            f"labels, and (2, {kernel[0]}), for its head"
+        )
+
+
+def _trial(model: nn.Module) -> Callable:
+    def train(params, others, images):
+        variables = {"params": params, **others}
+        return model.apply(variables, images, train=True, mutable=list(others))
+
+    def apply(images):
+        variables = model.init(jax.random.key(0), images, train=False)
+        logits = model.apply(variables, images, train=False)
+        features = model.apply(variables, images, train=False, method="features")
+        others = {name: variables[name] for name in variables if name != "params"}
+        jax.vmap(train, (None, None, 0), axis_name=AXIS)(
+            variables["params"], others, images[None]
+        )
+        return variables, logits, features
+
+    return apply

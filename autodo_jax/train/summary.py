@@ -1,0 +1,233 @@
+"""What a finished run leaves: results, dataset.csv, what its report shows."""
+
+import functools
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+import PIL.Image
+import scipy.special
+
+from autodo_jax import dataset_report, metrics, processes, report_data
+from autodo_jax.augment import learned
+from autodo_jax.hyperparams import state as hyperparams
+from autodo_jax.train.evaluate import evaluate, features
+from autodo_jax.train.journal import Journal
+from autodo_jax.train.setup import Setup
+from autodo_jax.train.state import TrainState
+from autodo_jax.train.tensorboard import TensorBoard
+from autodo_jax.workdir import write, write_text
+
+# What report.html shows: of the suspects, of each one's augmentation, of the test set.
+_NUM_SUSPECTS, _NUM_DRAWS, _NUM_FEATURES = 32, 3, 1000
+_THUMBNAIL = 96  # pixels, at most
+
+
+class Finished(NamedTuple):
+    """A finished run."""
+
+    setup: Setup
+    state: TrainState
+    result: dict[str, Any]  # the content of result.json
+    report: dataset_report.DatasetReport
+
+
+def finish(
+    setup: Setup,
+    state: TrainState,
+    journal: Journal,
+    folder: pathlib.Path,
+    board: TensorBoard,
+) -> Finished:
+    """Evaluates the last state and writes what the workdir of a finished run holds.
+
+    Args:
+      setup, state, journal: of the run, behind its last epoch.
+      folder: the workdir.
+      board: of TensorBoard.
+
+    Raises:
+      WriteError: a file cannot be written.
+    """
+    config, num_train = setup.config, setup.plan.num_points["train"]
+    tables = {
+        name: table[:num_train] for name, table in processes.fetch(state.tables).items()
+    }
+    train = evaluate(setup, state, "train", config.epochs)
+    test = evaluate(setup, state, "test", config.epochs)
+    result = summarize(setup, tables, train, test, journal.records)
+    report = describe(setup, tables, train)
+    shown = _report_data(setup, state, tables, report, test)
+    result |= {"seconds": journal.seconds()}
+    if processes.is_first():
+        write(
+            folder / dataset_report.NAME,
+            lambda file: dataset_report.write_csv(file, report),
+        )
+        if dataset_report.has_parquet():
+            write(
+                folder / dataset_report.PARQUET_NAME,
+                lambda file: dataset_report.write_parquet(file, report),
+            )
+        write(
+            folder / report_data.NAME,
+            lambda file: report_data.write_npz(file, shown),
+        )
+        board.add_result(config.epochs, report, shown)
+        write(folder / "hyperparams.npz", lambda file: np.savez(file, **tables))
+        write_text(folder / "result.json", json.dumps(result, indent=2) + "\n")
+    processes.wait_for_all("the result is written")
+    return Finished(setup, state, result, report)
+
+
+def summarize(
+    setup: Setup,
+    tables: hyperparams.Tables,
+    train: metrics.Evaluation,
+    test: metrics.Evaluation,
+    records: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """The content of result.json, but for the seconds: final epoch, no selection.
+
+    Args:
+      setup: of the finished run.
+      tables: Lambda on the host, without padding.
+      train, test: evaluations of the two sets.
+      records: the lines of metrics.jsonl.
+    """
+    config, experiment = setup.config, setup.experiment
+    num_points = setup.plan.num_points
+    result = {
+        "method": config.method,
+        "dataset": config.data.source,
+        "seed": config.seed,
+        "frozen": config.hyper.frozen,
+        "imbalance_ratio": config.data.imbalance_ratio,
+        "noise_ratio": config.data.noise_ratio,
+        "epochs": config.epochs,
+        "num_train": num_points["train"],
+        "num_val": num_points["validation"],
+        "num_test": num_points["test"],
+        "test_error": test.error,
+        "class_error": test.class_error(experiment.num_classes),
+        "val_error": records[-1]["val_error"],
+        "best_val_epoch": min(records, key=lambda record: record["val_error"])["epoch"],
+    }
+    auroc = metrics.noise_auroc(train.noise_score, experiment.is_flipped)
+    return result if auroc is None else result | {"noise_auroc": auroc}
+
+
+def describe(
+    setup: Setup, tables: hyperparams.Tables, train: metrics.Evaluation
+) -> dataset_report.DatasetReport:
+    """Returns what the run has learned of each train point.
+
+    Args:
+      setup: of the finished run.
+      tables: Lambda on the host, without padding.
+      train: evaluation of the train set.
+    """
+    points, augment = setup.experiment.splits.train, setup.config.augment
+    gate: dict[str, np.ndarray] = {}
+    magnitude: dict[str, np.ndarray] = {}
+    if "gate" in tables:
+        for a, name in enumerate(augment.operations):
+            unit = learned.OPERATIONS[name].range * augment.magnitude / 10
+            gate[name] = scipy.special.expit(tables["gate"][:, a])
+            magnitude[name] = unit * scipy.special.expit(tables["magnitude"][:, a])
+    weight = np.ones(1)
+    if "weight" in tables:
+        weight = np.asarray(hyperparams.loss_weights(tables["weight"]))
+    return dataset_report.create(
+        ids=points.ids,
+        labels=points.labels,
+        class_names=points.class_names,
+        suggested=train.predictions,
+        confidence=train.confidences,
+        noise_score=train.noise_score,
+        weight=weight,
+        gate=gate,
+        magnitude=magnitude,
+    )
+
+
+def augmented_images(
+    config: ml_collections.ConfigDict,
+    images: np.ndarray,
+    gate: np.ndarray,
+    magnitude: np.ndarray,
+    *,
+    num_draws: int,
+) -> np.ndarray:
+    """Returns draws of the learned augmentation, without policy, crop or flip.
+
+    Args:
+      config: of the run.
+      images: uint8 [K, H, W, channels].
+      gate, magnitude: rows of Lambda of these points, [K, A].
+      num_draws: R.
+
+    Returns:
+      uint8 [K, R, H, W, channels].
+    """
+    keys = jax.random.split(jax.random.key(config.seed), (num_draws, len(images)))
+    draw = functools.partial(
+        learned.augment,
+        operations=tuple(config.augment.operations),
+        magnitude=config.augment.magnitude,
+        temperature=config.augment.temperature,
+    )
+    pixels = jax.jit(jax.vmap(draw, in_axes=(0, None, None, None), out_axes=1))(
+        keys, images.astype(np.float32) / 255, gate, magnitude
+    )
+    return np.round(255 * np.clip(pixels, 0, 1)).astype(np.uint8)
+
+
+def thumbnails(images: np.ndarray) -> np.ndarray:
+    """Returns uint8 [..., H, W, channels], no larger than the report shows them."""
+    *leading, height, width, channels = images.shape
+    largest = max(height, width)
+    if largest <= _THUMBNAIL:
+        return images
+    size = [max(1, _THUMBNAIL * side // largest) for side in (width, height)]
+    small = [
+        np.asarray(PIL.Image.fromarray(image.squeeze()).resize(size))
+        for image in images.reshape(-1, height, width, channels)
+    ]
+    return np.array(small, np.uint8).reshape(*leading, size[1], size[0], channels)
+
+
+def _report_data(
+    setup: Setup,
+    state: TrainState,
+    tables: hyperparams.Tables,
+    report: dataset_report.DatasetReport,
+    test: metrics.Evaluation,
+) -> report_data.ReportData:
+    rng = np.random.default_rng(setup.config.seed)
+    index = np.sort(rng.permutation(len(test.labels))[:_NUM_FEATURES])
+    suspects = np.argsort(-report.noise_score, kind="stable")[:_NUM_SUSPECTS]
+    points = setup.experiment.splits.train
+    images = np.stack([points.images[int(i)] for i in suspects])
+    augmented = np.zeros((len(images), 0, *images.shape[1:]), np.uint8)
+    if "gate" in tables:
+        # A shared augmentation has a single row.
+        rows = suspects % len(tables["gate"])
+        gate, magnitude = tables["gate"][rows], tables["magnitude"][rows]
+        augmented = augmented_images(
+            setup.config, images, gate, magnitude, num_draws=_NUM_DRAWS
+        )
+    return report_data.ReportData(
+        class_names=np.asarray(points.class_names),
+        test_labels=test.labels,
+        test_predictions=test.predictions.astype(np.int32),
+        feature_index=index,
+        features=features(setup, state, "test", index).astype(np.float16),
+        suspect_index=suspects,
+        suspect_images=thumbnails(images),
+        augmented_images=thumbnails(augmented),
+    )

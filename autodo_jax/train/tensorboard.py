@@ -1,0 +1,103 @@
+"""A run's metrics, its suspects and its weights, as TensorBoard reads them."""
+
+import contextlib
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+
+from autodo_jax import processes
+from autodo_jax.dataset_report import DatasetReport
+from autodo_jax.report_data import ReportData
+from autodo_jax.workdir import WriteError
+
+_BINS = 50
+
+
+class TensorBoard:
+    """Context of the one event file of a workdir; the first process writes it.
+
+    tensorboardX's own writer is a thread, where a full disk goes unnoticed.
+    """
+
+    def __init__(self, folder: pathlib.Path, records: Sequence[dict[str, Any]]):
+        """Writes a new file in place of what an earlier start has left.
+
+        Args:
+          folder: the workdir.
+          records: the lines of metrics.jsonl so far.
+
+        Raises:
+          WriteError: as all methods, the file cannot be written.
+        """
+        self._folder = folder
+        self._writer: Any = None
+        if processes.is_first():
+            with self._explained():
+                for path in folder.glob("events.out.tfevents.*"):
+                    path.unlink()
+                self._writer = EventsWriter(str(folder / "events"))
+        for record in records:
+            self.add_epoch(record)
+
+    def __enter__(self) -> "TensorBoard":
+        return self
+
+    def __exit__(self, error_type: Any, *_: Any) -> None:
+        if self._writer is not None:
+            # An error of whatever kind is not to be hidden by another.
+            with contextlib.suppress(OSError) if error_type else self._explained():
+                self._writer.close()
+
+    def add_epoch(self, record: dict[str, Any]) -> None:
+        """Adds an epoch's line of metrics.jsonl."""
+        self._add(
+            record["epoch"],
+            [
+                summary.scalar(name, value)
+                for name, value in record.items()
+                if name != "epoch" and np.isfinite(value)
+            ],
+        )
+
+    def add_result(self, epoch: int, report: DatasetReport, shown: ReportData) -> None:
+        """Adds what a finished run has learned of its train points."""
+        summaries = [
+            summary.histogram(name, getattr(report, name), _BINS)
+            for name in ("weight", "noise_score", "label_confidence")
+        ]
+        for rank, (row, image) in enumerate(
+            zip(shown.suspect_index, shown.suspect_images, strict=True), 1
+        ):
+            labels = (
+                f"{report.given_label[row]}, suggested {report.suggested_label[row]}"
+            )
+            name = f"suspects/{rank:02d} {report.id[row]}: {labels}"
+            summaries.append(summary.image(name, image, dataformats="HWC"))
+        self._add(epoch, summaries)
+
+    def _add(self, epoch: int, summaries: Sequence[Any]) -> None:
+        if self._writer is None:
+            return
+        with self._explained():
+            for value in summaries:
+                self._writer.write_event(
+                    Event(step=epoch, summary=value, wall_time=time.time())
+                )
+            self._writer.flush()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise WriteError(
+                f"cannot write TensorBoard's events in {self._folder}: "
+                f"{error.strerror or error}; mend the cause and run the same command "
+                "again"
+            ) from error

@@ -1,0 +1,235 @@
+"""optimize_dataset on arrays: numbers of the command line, networks, refusals."""
+
+import json
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import autodo_jax
+from autodo_jax import main
+from autodo_jax.data import digits as digits_source
+from autodo_jax.data import split
+from tests.train.test_loop import tiny_config
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """(train, validation, test) of digits, as a run of seed 0 splits them."""
+    data = tiny_config("autodo_s").data
+    parts = split.stratified_split(
+        digits_source.load(data, 0),
+        test_size=data.test_size,
+        validation_size=data.validation_size,
+        seed=0,
+    )
+    return [(part.images, part.labels) for part in parts]
+
+
+@pytest.fixture(scope="module")
+def optimized(digits, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("api") / "run"
+    config = tiny_config("autodo", epochs=2)
+    return workdir, autodo_jax.optimize_dataset(
+        *digits, config=config, workdir=workdir, progress=False
+    )
+
+
+def test_it_comes_to_the_numbers_of_the_command_line(optimized, tmp_path):
+    config = tiny_config("autodo", epochs=2)
+    (tmp_path / "tiny.py").write_text(
+        "import json\nfrom autodo_jax.config import default_config\n"
+        "def get_config(method=''):\n    config = default_config()\n"
+        f"    config.update(json.loads({config.to_json_best_effort()!r}))\n"
+        "    return config\n"
+    )
+    folder = tmp_path / "run"
+    arguments = [f"--config={tmp_path / 'tiny.py'}", f"--workdir={folder}"]
+    assert main.main(["main", *arguments]) == 0
+    workdir, found = optimized
+    expected = json.loads((folder / "result.json").read_text())
+    for changing in ("seconds", "dataset"):
+        del expected[changing], found.result[changing]
+    assert found.result == expected
+    tables, others = (
+        dict(np.load(run / "hyperparams.npz")) for run in (folder, workdir)
+    )
+    assert tables.keys() == others.keys() == {"gate", "magnitude", "weight", "label"}
+    for name, table in tables.items():
+        np.testing.assert_array_equal(table, others[name])
+
+
+def test_its_network_makes_the_errors_that_it_reports(digits, optimized):
+    images, labels = digits[2]
+    _, found = optimized
+    probability = found.predict(images)
+    np.testing.assert_allclose(probability.sum(axis=1), 1, rtol=1e-5)
+    error = 100 * np.mean(probability.argmax(axis=1) != labels)
+    assert error == pytest.approx(found.result["test_error"])
+    # By the network and its variables alone, as a user takes them elsewhere.
+    normalized = (images[:5] / np.float32(255) - 0.305) / 0.376
+    logits = found.model.apply(found.variables, normalized, train=False)
+    np.testing.assert_allclose(
+        nn.softmax(logits), probability[:5], rtol=1e-4, atol=1e-6
+    )
+
+
+def test_a_finished_workdir_is_read_and_not_trained_again(digits, optimized):
+    workdir, found = optimized
+    before = (workdir / "metrics.jsonl").read_text()
+    config = tiny_config("autodo", epochs=2)
+    again = autodo_jax.optimize_dataset(
+        *digits, config=config, workdir=workdir, progress=False
+    )
+    assert (workdir / "metrics.jsonl").read_text() == before
+    images = digits[2][0]
+    np.testing.assert_array_equal(again.predict(images), found.predict(images))
+
+
+def test_a_workdir_of_other_images_is_refused(digits, optimized):
+    train, *others = digits
+    changed = train[0].copy()
+    changed[0, 0, 0] ^= 1
+    with pytest.raises(autodo_jax.RunError, match="the data are not those"):
+        autodo_jax.optimize_dataset(
+            (changed, train[1]),
+            *others,
+            config=tiny_config("autodo", epochs=2),
+            workdir=optimized[0],
+            progress=False,
+        )
+
+
+def test_floats_and_grey_images_without_a_channel_are_the_same(digits, capfd):
+    results = []
+    for change in (lambda x: x, lambda x: x[..., 0] / np.float32(255)):
+        train, validation = ((change(x), y) for x, y in digits[:2])
+        config = tiny_config("autodo_s", epochs=2)
+        found = autodo_jax.optimize_dataset(
+            train, validation, config=config, progress=False
+        )
+        results.append({**found.result, "seconds": 0})
+    assert results[0]["num_test"] == 0
+    assert np.isnan(results[0]["test_error"])
+    np.testing.assert_equal(*results)
+    assert capfd.readouterr() == ("", "")
+
+
+class Perceptron(nn.Module):
+    """A user's own network, of one hidden layer with batch norm."""
+
+    classes: int = 10
+    name_of_head: str = "head"
+
+    def setup(self):
+        self.hidden = nn.Dense(16)
+        self.norm = nn.BatchNorm(axis_name="data")
+        setattr(self, self.name_of_head, nn.Dense(self.classes))
+
+    def features(self, images, *, train):
+        x = self.hidden(images.reshape(len(images), -1))
+        return nn.celu(self.norm(x, use_running_average=not train))
+
+    def __call__(self, images, *, train):
+        return getattr(self, self.name_of_head)(self.features(images, train=train))
+
+
+@pytest.mark.parametrize("num_devices", [1, 8])
+def test_a_users_own_network_is_trained(digits, num_devices):
+    config = tiny_config("autodo_s", epochs=6)
+    config.data.imbalance_ratio, config.data.noise_ratio = 1.0, 0.0
+    config.num_devices = num_devices
+    found = autodo_jax.optimize_dataset(
+        *digits, model=Perceptron(), config=config, progress=False
+    )
+    assert set(found.variables["params"]) == {"hidden", "norm", "head"}
+    assert found.result["test_error"] < 20
+
+
+class WithDropout(Perceptron):
+    def setup(self):
+        super().setup()
+        self.dropout = nn.Dropout(0.5)
+
+    def features(self, images, *, train):
+        x = super().features(images, train=train)
+        return self.dropout(x, deterministic=not train)
+
+
+class Counting(Perceptron):
+    def setup(self):
+        super().setup()
+        self.calls = self.variable("calls", "count", lambda: jnp.zeros(()))
+
+
+@pytest.mark.parametrize(
+    "model, expected",
+    [
+        (nn.Dense(10), "has no method features"),
+        (
+            Perceptron(classes=7),
+            r"to \(2, 7\) and .*, expected \(2, 10\)",
+        ),
+        (Perceptron(name_of_head="last"), "has no nn.Dense named `head`"),
+        (Counting(), "has variables of the kind calls"),
+        (WithDropout(), "cannot be applied to images .* needs PRNG for .dropout"),
+    ],
+)
+def test_a_network_of_another_kind_is_refused(digits, model, expected):
+    with pytest.raises(ValueError, match=expected) as raised:
+        autodo_jax.optimize_dataset(*digits, model=model, progress=False)
+    assert "\n" not in str(raised.value)
+
+
+def images(*shape, dtype=np.uint8):
+    return RNG.integers(0, 256, shape).astype(dtype)
+
+
+LABELS = np.arange(40) % 10
+GOOD = (images(40, 8, 8, 1), LABELS)
+
+
+@pytest.mark.parametrize(
+    "train, expected",
+    [
+        (images(40, 8, 8), "`train` must be a pair"),
+        ((images(40, 64), LABELS), r"train images have shape \(40, 64\)"),
+        ((images(0, 8, 8), LABELS[:0]), r"train images have shape \(0, 8, 8\)"),
+        ((images(40, 8, 8, dtype=np.int32), LABELS), "are int32, expected uint8"),
+        ((images(40, 8, 8, dtype=np.float32), LABELS), r"expected \[0, 1\]; scale"),
+        ((np.full((40, 8, 8), np.nan), LABELS), r"floats in \[nan, nan\]"),
+        ((images(40, 8, 8) / -255, LABELS), r"expected \[0, 1\]; scale"),
+        ((images(40, 8, 8), LABELS[:39]), r"labels of shape \(39,\) for 40"),
+        ((images(40, 8, 8), LABELS[:, None]), r"labels have shape \(40, 1\)"),
+        ((images(40, 8, 8), LABELS / 10), "labels are float64, expected integers"),
+        ((images(40, 8, 8), LABELS.astype(str)), "np.unique"),
+        ((images(40, 8, 8), LABELS - 1), "a train label is -1"),
+        ((images(40, 8, 8), LABELS // 2 * 2), "no points of class 1, 3, 5, 7, 9"),
+        ((images(40, 9, 8), LABELS), "expected 8x8|9x8"),
+        ((images(40, 8, 8, 3), LABELS), "train images|channels"),
+        (GOOD, "40 of 40 validation images are in the train set"),
+    ],
+)
+def test_arrays_that_cannot_be_used_are_refused(train, expected):
+    with pytest.raises(ValueError, match=expected) as raised:
+        autodo_jax.optimize_dataset(train, GOOD, progress=False)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_configuration_out_of_range_is_refused():
+    config = tiny_config("baseline")
+    config.task.momentum = 1.5
+    with pytest.raises(ValueError, match=r"config.task.momentum is 1.5"):
+        autodo_jax.optimize_dataset(GOOD, GOOD, config=config, progress=False)
+
+
+@pytest.mark.parametrize("side, network", [(8, "small_cnn"), (65, "resnet")])
+def test_the_default_configuration_fits_the_images(side, network):
+    config = autodo_jax.config_for((images(20, side, side, 3), LABELS[:20]))
+    assert config.model.name == network
+    # Of integers drawn from 0..255.
+    np.testing.assert_allclose(config.data.mean, [0.5] * 3, atol=0.05)
+    np.testing.assert_allclose(config.data.std, [256 / 255 / 12**0.5] * 3, atol=0.02)
