@@ -5,7 +5,9 @@ paper's values (Sec. 5, App. A) are the defaults. `apply_method` sets the fields
 make a row of the paper's tables, `validate` refuses what cannot run.
 """
 
+import json
 import math
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
@@ -220,6 +222,25 @@ def apply_method(config: ml_collections.ConfigDict, method: str | None) -> None:
 def has_hyperparams(hyper: ml_collections.ConfigDict | Method) -> bool:
     """True where any sub-model is in use, so that Lambda is not empty."""
     return hyper.augment != "none" or hyper.weights or hyper.soft_labels
+
+
+def load(path: pathlib.Path) -> ml_collections.ConfigDict:
+    """Returns the configuration of a run.
+
+    Args:
+      path: config.json of its workdir.
+
+    Raises:
+      ValueError: the file is absent or damaged, or of another version.
+    """
+    config = default_config()
+    try:
+        config.update(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is no configuration of a run: {reason}") from error
+    validate(config)
+    return config
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

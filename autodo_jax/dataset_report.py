@@ -33,6 +33,33 @@ class DatasetReport:
     gate: dict[str, np.ndarray]  # operation -> probability [N] that it is applied
     magnitude: dict[str, np.ndarray]  # operation -> standard deviation [N]
 
+    def soft_labels(self, class_names: Sequence[str]) -> np.ndarray:
+        """Returns the trained network's view of each label, [N, C]; rows sum to 1.
+
+        Its probabilities of the given and of the suggested label, which dataset.csv
+        has, scaled; where the two agree, all of it is on them.
+
+        Args:
+          class_names: the C names, in the order of the columns.
+
+        Raises:
+          ValueError: a label is not among the names.
+        """
+        column = {name: c for c, name in enumerate(class_names)}
+        missing = {*self.given_label, *self.suggested_label} - column.keys()
+        if missing:
+            raise ValueError(
+                f"`class_names` lacks the labels {', '.join(sorted(missing)[:5])}"
+            )
+        soft = np.zeros((len(self.index), len(class_names)))
+        for labels, probability in (
+            (self.given_label, 1 - self.noise_score),
+            (self.suggested_label, self.label_confidence),
+        ):
+            # The same where the labels agree.
+            soft[self.index, [column[name] for name in labels]] = probability
+        return soft / soft.sum(axis=1, keepdims=True)
+
 
 def write_csv(file: IO[bytes], report: DatasetReport) -> None:
     """Writes a report as UTF-8 with a line for each point, numbers to six digits."""

@@ -1,0 +1,91 @@
+"""A plain model on what a run has learned: weights and soft labels of dataset.csv.
+
+    python examples/retrain_sklearn.py runs/digits/autodo-seed0 [WORKDIR ...]
+
+Logistic regression on pixels. With what the run has learned each train point counts by
+its weight, shared by the labels that it may have. Beside it the same model on the given
+labels, and both with the clean validation set added, which the run has seen.
+
+It prints the test error in %, mean +- standard deviation over the workdirs.
+"""
+
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import autodo_jax
+from autodo_jax import config as config_lib
+from autodo_jax.data import experiment as experiments
+
+
+class Points(NamedTuple):
+    """What a model is trained on."""
+
+    images: np.ndarray  # uint8 [N, H, W, channels]
+    weights: np.ndarray  # [N]
+    soft_labels: np.ndarray  # [N, C], rows sum to 1
+
+
+Fit = Callable[[Points], Callable[[np.ndarray], np.ndarray]]
+
+
+def fit(points: Points) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns images -> predicted classes."""
+    # scikit-learn takes one label a point: a point with two is there twice.
+    row, label = np.nonzero(points.soft_labels)
+    weights = points.weights[row] * points.soft_labels[row, label]
+    pixels = points.images.reshape(len(points.images), -1)
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    model.fit(pixels[row], label, logisticregression__sample_weight=weights)
+    return lambda images: model.predict(images.reshape(len(images), -1))
+
+
+def compare(workdir: pathlib.Path, fit: Fit) -> dict[str, float]:
+    """Returns the test error in % of a model by what it is trained on."""
+    config = config_lib.load(workdir / "config.json")
+    points = experiments.load(config)  # As the run has seen them.
+    train, validation, test = points.splits
+    report = autodo_jax.load_dataset_report(workdir)
+    one_hot = np.eye(points.num_classes)
+    plain = np.ones(len(train.labels))
+    clean = Points(
+        validation.images, np.ones(len(validation.labels)), one_hot[validation.labels]
+    )
+    given = Points(train.images, plain, one_hot[train.labels])
+    learned = Points(train.images, report.weight, report.soft_labels(train.class_names))
+    sets = {
+        "given labels": given,
+        "learned weights and labels": learned,
+        "validation set alone": clean,
+        "given labels + validation set": join(given, clean),
+        "learned + validation set": join(learned, clean),
+    }
+    return {
+        name: 100 * float(np.mean(fit(points)(test.images) != test.labels))
+        for name, points in sets.items()
+    }
+
+
+def join(first: Points, second: Points) -> Points:
+    """Returns the points of both."""
+    return Points(*map(np.concatenate, zip(first, second, strict=True)))
+
+
+def main(workdirs: Sequence[str], fit: Fit = fit) -> dict[str, list[float]]:
+    """Prints and returns the errors over the workdirs."""
+    runs = [compare(pathlib.Path(workdir), fit) for workdir in workdirs]
+    errors = {name: [run[name] for run in runs] for name in runs[0]}
+    for name, values in errors.items():
+        spread = f" +- {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+        print(f"{name:<30}{np.mean(values):5.1f}{spread}")
+    return errors
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
