@@ -98,8 +98,12 @@ def _run(command: Command) -> int:
         print(
             f"test error {result['test_error']:.2f} %, validation error "
             f"{result['val_error']:.2f} %, {result['seconds']:.1f} s; results in "
-            f"{folder}"
+            f"{folder}",
+            flush=True,
         )
+        from autodo_jax.report import page  # Its libraries take a second to import.
+
+        print(f"report: {page.write_page(folder)}")
     return 0
 
 

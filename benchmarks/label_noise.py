@@ -122,12 +122,13 @@ def run_others(
 ) -> dict[str, Scored]:
     """Scores by every peer, without and with the validation set."""
     train, validation, _ = points.splits
+    given = (train.pixels(), train.labels)
+    clean = (validation.pixels(), validation.labels)
     rows: dict[str, Scored] = {}
     for more, extra in (
-        ("", (validation.images[:0], validation.labels[:0])),
-        (" + validation", (validation.images, validation.labels)),
+        ("", (clean[0][:0], clean[1][:0])),
+        (" + validation", clean),
     ):
-        given = (train.images, train.labels)
         for name, fit in (
             ("logistic regression", fit_logistic_regression),
             ("network", fit_network),
@@ -138,13 +139,12 @@ def run_others(
                 cleanlab.filter.find_label_issues(train.labels, probability, n_jobs=1),
             )
         predict = fit_network(joined(given, extra))
-        score = 1 - of_labels(predict(train.images), train.labels)
+        score = 1 - of_labels(predict(given[0]), train.labels)
         rows[f"in-sample loss{more}"] = Scored(score, score > 0.5)
         score = disagreement(given, joined(given, extra), itself=True)
         rows[f"10 nearest{more}"] = Scored(score, score > 0.5)
     # Without a look at the labels in question.
-    clean = (validation.images, validation.labels)
-    score = 1 - of_labels(fit_network(clean)(train.images), train.labels)
+    score = 1 - of_labels(fit_network(clean)(given[0]), train.labels)
     rows["network of validation alone"] = Scored(score, score > 0.5)
     score = disagreement(given, clean, itself=False)
     rows["10 nearest of validation alone"] = Scored(score, score > 0.5)
@@ -228,7 +228,7 @@ def run(data_dir: str | None, noise: str, seed: int) -> dict[str, dict[str, floa
     baseline.data.noise_ratio = 0.0  # These labels are wrong already.
     baseline.data.allow_overlap = True
     validation = points.splits.validation
-    fit = network_fitter(baseline, (validation.images, validation.labels))
+    fit = network_fitter(baseline, (validation.pixels(), validation.labels))
     rows |= run_others(points, fit)
     return {name: figures(scored, points.is_flipped) for name, scored in rows.items()}
 

@@ -34,7 +34,9 @@ def main(workdir: str, threshold: float = 0.5) -> pd.DataFrame:
             "predicted_label": [number[name] for name in report.suggested_label],
         }
     )
-    pixels = [part.images.reshape(len(part.images), -1) / 255 for part in (train, test)]
+    pixels = [
+        part.pixels().reshape(len(part.labels), -1) / 255 for part in (train, test)
+    ]
     for name, given in (("all points", None), ("without the suspects", issues)):
         if given is None:
             model = LogisticRegression(max_iter=1000).fit(pixels[0], train.labels)
@@ -51,4 +53,4 @@ def main(workdir: str, threshold: float = 0.5) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1])

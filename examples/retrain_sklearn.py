@@ -55,10 +55,12 @@ def compare(workdir: pathlib.Path, fit: Fit) -> dict[str, float]:
     one_hot = np.eye(points.num_classes)
     plain = np.ones(len(train.labels))
     clean = Points(
-        validation.images, np.ones(len(validation.labels)), one_hot[validation.labels]
+        validation.pixels(), np.ones(len(validation.labels)), one_hot[validation.labels]
     )
-    given = Points(train.images, plain, one_hot[train.labels])
-    learned = Points(train.images, report.weight, report.soft_labels(train.class_names))
+    given = Points(train.pixels(), plain, one_hot[train.labels])
+    learned = Points(
+        train.pixels(), report.weight, report.soft_labels(train.class_names)
+    )
     sets = {
         "given labels": given,
         "learned weights and labels": learned,
@@ -67,7 +69,7 @@ def compare(workdir: pathlib.Path, fit: Fit) -> dict[str, float]:
         "learned + validation set": join(learned, clean),
     }
     return {
-        name: 100 * float(np.mean(fit(points)(test.images) != test.labels))
+        name: 100 * float(np.mean(fit(points)(test.pixels()) != test.labels))
         for name, points in sets.items()
     }
 

@@ -8,15 +8,32 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "autodo_jax"
 LEAVES = {"implicit", "hyperparams", "augment", "losses", "models", "data", "metrics"}
 LEAVES |= {"distributed", "processes", "checkpoint", "dataset_report"}
+LEAVES |= {"report_data"}
 ALLOWED = {
     **{leaf: {leaf} for leaf in LEAVES},
     "objective": {"objective", "hyperparams", "augment", "losses", "models", "data"},
     "config": {"augment", "data", "models"},
     "train": LEAVES | {"train", "objective", "config", "workdir"},
-    "report": {"report", "config"},
+    "report": {
+        "report",
+        "config",
+        "dataset_report",
+        "report_data",
+        "workdir",
+        "version",
+    },
     "export": {"export", "data", "dataset_report"},
     "workdir": {"workdir", "config"},
-    "main": {"main", "config", "data", "processes", "train", "workdir"},
+    "main": {"main", "config", "data", "processes", "report", "train", "workdir"},
+    "api": {
+        "api",
+        "config",
+        "data",
+        "dataset_report",
+        "distributed",
+        "train",
+        "workdir",
+    },
     "version": set(),
 }
 

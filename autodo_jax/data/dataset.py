@@ -23,6 +23,12 @@ class Dataset(NamedTuple):
     ids: np.ndarray  # str [N]
     class_names: tuple[str, ...]
 
+    def pixels(self) -> np.ndarray:
+        """Returns the images in memory, uint8 [N, H, W, C]."""
+        if isinstance(self.images, np.ndarray):
+            return self.images
+        return self.images.decode(np.arange(len(self.labels)))
+
     def take(self, index: np.ndarray) -> "Dataset":
         """Returns the points `index`, in its order."""
         return self._replace(

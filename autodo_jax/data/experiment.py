@@ -31,7 +31,7 @@ class Experiment:
         """
         digest = hashlib.sha256()
         for part in self.splits:
-            pixels = () if self.is_named else (np.asarray(part.images),)
+            pixels = () if self.is_named else (part.pixels(),)
             for array in (part.labels, part.ids, *pixels):
                 digest.update(array.tobytes())
         return digest.hexdigest()

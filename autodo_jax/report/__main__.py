@@ -1,7 +1,9 @@
 """python -m autodo_jax.report DIR [DIR ...] [--format=text|markdown|csv|latex]
 
 Prints a table over the finished runs below the folders: mean +- standard deviation over
-seeds, each learned row beside its frozen control.
+seeds, each learned row beside its frozen control. Writes report.html in the workdir of
+each run, finished or under way, where it is not newer than the run; and, for several
+runs below one folder, comparison.html there.
 """
 
 import argparse
@@ -9,7 +11,9 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from autodo_jax.report import table
+import tqdm
+
+from autodo_jax.report import comparison, page, table, workdirs
 
 _FORMATS = {
     "text": table.to_text,
@@ -23,18 +27,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m autodo_jax.report",
-        description="Table over finished runs, mean and spread over seeds.",
+        description="Table over finished runs, and a page for each run.",
     )
     parser.add_argument("folders", nargs="+", type=pathlib.Path, metavar="DIR")
     parser.add_argument("--format", choices=_FORMATS, default="text")
+    parser.add_argument(
+        "--comparison", type=pathlib.Path, metavar="FILE", help="where to write it"
+    )
+    parser.add_argument(
+        "--no-html", action="store_true", help="only the table, no pages"
+    )
     arguments = parser.parse_args(argv)
     try:
-        rows = table.rows(table.find_runs(arguments.folders))
-    except ValueError as error:
+        runs = workdirs.find(arguments.folders)
+        finished = [run for run in runs if run.result is not None]
+        if finished:
+            print(_FORMATS[arguments.format](table.rows(finished)))
+        else:
+            print("no run is finished yet: no table")
+        if not arguments.no_html:
+            _write_pages(runs)
+            together = arguments.comparison
+            if together is None and len(arguments.folders) == 1 and len(finished) > 1:
+                together = arguments.folders[0] / comparison.NAME
+            if together is not None and finished:
+                comparison.write_comparison(finished, together)
+    except (ValueError, OSError) as error:
         print(f"autodo_jax.report: {error}", file=sys.stderr)
-        return 2
-    print(_FORMATS[arguments.format](rows))
+        return 2 if isinstance(error, ValueError) else 1
     return 0
+
+
+def _write_pages(runs: Sequence[workdirs.Run]) -> None:
+    old = [run for run in runs if not run.has_page(page.NAME)]
+    is_quiet = len(old) < 2 or not sys.stderr.isatty()
+    for run in tqdm.tqdm(old, unit="page", disable=is_quiet):
+        page.write_page(run.path)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,14 @@ import collections
 import csv
 import io
 import json
-import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tabulate
 
 from autodo_jax import config as config_lib
+from autodo_jax.report.workdirs import Run
 
 # Fields of a configuration with a column of their own, or that do not tell rows apart.
 _COLUMNS = {
@@ -39,13 +39,6 @@ _FIGURES = {
 }
 
 
-class Run(NamedTuple):
-    """A finished run."""
-
-    result: Mapping[str, Any]  # result.json
-    config: Mapping[str, Any]  # config.json, its fields by their full names
-
-
 class Summary(NamedTuple):
     """Mean and sample standard deviation of a figure over seeds; NaN: not known."""
 
@@ -65,28 +58,7 @@ class Row(NamedTuple):
 
     labels: dict[str, str]  # by header
     figures: dict[str, Summary]  # by header
-
-
-def find_runs(folders: Iterable[pathlib.Path]) -> list[Run]:
-    """Returns every finished run below the folders; others are left out.
-
-    Raises:
-      ValueError: a folder that does not exist, none of them holds a finished run, or a
-        file of a run that cannot be read.
-    """
-    paths: set[pathlib.Path] = set()
-    for folder in folders:
-        if not folder.is_dir():
-            raise ValueError(
-                f"{folder} is no folder; pass workdirs or a folder of them"
-            )
-        paths |= set(folder.rglob("result.json"))
-    if not paths:
-        raise ValueError("no finished run (result.json) in the folders given")
-    return [
-        Run(_read(path), config_lib.flatten(_read(path.with_name("config.json"))))
-        for path in sorted(paths)
-    ]
+    runs: Sequence[Run]
 
 
 def summarize(values: Sequence[float]) -> Summary:
@@ -104,7 +76,7 @@ def rare_class_error(result: Mapping[str, Any]) -> float:
 
 
 def rows(runs: Sequence[Run]) -> list[Row]:
-    """One row for all runs that differ in nothing but the seed.
+    """One row for all finished runs that differ in nothing but the seed.
 
     A further column names the fields of the configuration in which a row differs from
     most runs on its data set.
@@ -112,7 +84,7 @@ def rows(runs: Sequence[Run]) -> list[Row]:
     usual = _usual_values(runs)
     groups: dict[tuple, list[Run]] = collections.defaultdict(list)
     for run in runs:
-        result = run.result
+        result = _result(run)
         key = (
             result["dataset"],
             result["imbalance_ratio"],
@@ -162,20 +134,11 @@ def to_csv(table: Sequence[Row]) -> str:
     return text.getvalue().rstrip("\n")
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"cannot read {path}: {error}; repeat the run with --overwrite"
-        ) from error
-
-
 def _usual_values(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """The commonest value of each field among the runs on each data set."""
     counts: dict[str, dict[str, collections.Counter]] = {}
     for run in runs:
-        fields = counts.setdefault(run.result["dataset"], {})
+        fields = counts.setdefault(_result(run)["dataset"], {})
         for name, value in run.config.items():
             fields.setdefault(name, collections.Counter())[json.dumps(value)] += 1
     return {
@@ -196,7 +159,7 @@ def _variant(run: Run, usual: Mapping[str, Any]) -> str:
 
 
 def _row(runs: Sequence[Run], variant: str) -> Row:
-    first = runs[0].result
+    first = _result(runs[0])
     learns = config_lib.has_hyperparams(config_lib.METHODS[first["method"]])
     labels = {
         "dataset": first["dataset"],
@@ -206,8 +169,14 @@ def _row(runs: Sequence[Run], variant: str) -> Row:
         "Lambda": ("frozen" if first["frozen"] else "learned") if learns else "-",
         "seeds": str(len(runs)),
     }
-    values = zip(*(_figures(run.result) for run in runs), strict=True)
-    return Row(labels, dict(zip(_FIGURES, map(summarize, values), strict=True)))
+    values = zip(*(_figures(_result(run)) for run in runs), strict=True)
+    figures = dict(zip(_FIGURES, map(summarize, values), strict=True))
+    return Row(labels, figures, runs)
+
+
+def _result(run: Run) -> Mapping[str, Any]:
+    assert run.result is not None, f"{run.path} is not finished"
+    return run.result
 
 
 def _figures(result: Mapping[str, Any]) -> tuple[float, ...]:
@@ -219,12 +188,13 @@ def _figures(result: Mapping[str, Any]) -> tuple[float, ...]:
     )
 
 
+def to_texts(row: Row) -> dict[str, str]:
+    """Returns what the cells of a row say, by header."""
+    shown = {name: row.figures[name].text(digits) for name, digits in _FIGURES.items()}
+    return row.labels | shown
+
+
 def _tabulate(table: Sequence[Row], style: str) -> str:
-    lines = [
-        row.labels
-        | {name: row.figures[name].text(digits) for name, digits in _FIGURES.items()}
-        for row in table
-    ]
     return tabulate.tabulate(
-        lines, headers="keys", tablefmt=style, disable_numparse=True
+        map(to_texts, table), headers="keys", tablefmt=style, disable_numparse=True
     )

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from autodo_jax.report import __main__ as cli
-from autodo_jax.report import table
+from autodo_jax.report import table, workdirs
 
 
 def write_result(folder, *, start_epoch=2, **fields):
@@ -45,7 +45,7 @@ def runs(tmp_path):
 
 
 def test_rows_hold_mean_and_sample_deviation_with_the_control_first(runs, capsys):
-    assert cli.main([str(runs), "--format=markdown"]) == 0
+    assert cli.main([str(runs), "--format=markdown", "--no-html"]) == 0
     lines = capsys.readouterr().out.splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert cells[-1].pop() == "9 ± 0" and cells[-1].pop() == "0.85 ± 0.07"
@@ -59,7 +59,7 @@ def test_rows_hold_mean_and_sample_deviation_with_the_control_first(runs, capsys
 def test_runs_of_other_configurations_are_not_averaged_together(runs):
     write_result(runs / "long", epochs=500)
     write_result(runs / "early", start_epoch=1)
-    rows = table.rows(table.find_runs([runs]))
+    rows = table.rows(workdirs.find([runs]))
     assert [(row.labels["variant"], row.labels["seeds"]) for row in rows] == [
         ("", "1"),
         ("", "1"),
@@ -70,7 +70,7 @@ def test_runs_of_other_configurations_are_not_averaged_together(runs):
 
 
 def test_csv_holds_full_numbers(runs, capsys):
-    assert cli.main([str(runs), "--format=csv"]) == 0
+    assert cli.main([str(runs), "--format=csv", "--no-html"]) == 0
     lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [line["method"] for line in lines] == ["baseline", "autodo", "autodo"]
     assert float(lines[2]["test error % mean"]) == 5
@@ -80,7 +80,7 @@ def test_csv_holds_full_numbers(runs, capsys):
 
 def test_latex_escapes_what_it_must(runs, capsys):
     write_result(runs / "shared", method="autodo_shared")
-    assert cli.main([str(runs), "--format=latex"]) == 0
+    assert cli.main([str(runs), "--format=latex", "--no-html"]) == 0
     text = capsys.readouterr().out
     assert r"autodo\_shared" in text and r"test error \%" in text
     assert r"5.0 $\pm$ 1.4" in text and r"\toprule" in text
@@ -88,13 +88,13 @@ def test_latex_escapes_what_it_must(runs, capsys):
 
 def test_a_broken_result_is_named(runs, capsys):
     (runs / "a0" / "result.json").write_text("{")
-    assert cli.main([str(runs)]) == 2
+    assert cli.main([str(runs), "--no-html"]) == 2
     error = capsys.readouterr().err
     assert "a0/result.json" in error and error.count("\n") == 1
 
 
 def test_text_is_aligned(runs, capsys):
-    assert cli.main([str(runs)]) == 0
+    assert cli.main([str(runs), "--no-html"]) == 0
     header, *body = capsys.readouterr().out.splitlines()
     column = header.index("method")
     assert [line[column:].split()[0] for line in body] == [
@@ -105,8 +105,11 @@ def test_text_is_aligned(runs, capsys):
 
 
 def test_folders_without_runs_are_refused_in_one_line(tmp_path, capsys):
-    assert cli.main([str(tmp_path)]) == 2
-    assert cli.main([str(tmp_path / "absent")]) == 2
+    assert cli.main([str(tmp_path), "--no-html"]) == 2
+    assert cli.main([str(tmp_path / "absent"), "--no-html"]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2
-    assert "no finished run" in errors[0] and "absent is no folder" in errors[1]
+    assert (
+        "no run with an epoch behind it" in errors[0]
+        and "absent is no folder" in errors[1]
+    )

@@ -1,0 +1,81 @@
+"""comparison.html: the table over runs, and their curves together."""
+
+import collections
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from autodo_jax.report import figures, page, table
+from autodo_jax.report.sections import Section
+from autodo_jax.report.workdirs import Run
+from autodo_jax.workdir import write_text
+
+NAME = "comparison.html"
+
+
+def write_comparison(runs: Sequence[Run], path: pathlib.Path) -> None:
+    """Writes a page of the mean and spread over seeds, and of the mean curves.
+
+    Args:
+      runs: finished ones.
+      path: of the page.
+
+    Raises:
+      ValueError: a file of a workdir that cannot be read.
+      WriteError: the page cannot be written.
+    """
+    rows = table.rows(runs)
+    cells = [table.to_texts(row) for row in rows]
+    sections = [
+        Section(
+            "table",
+            "Results",
+            "Mean ± sample standard deviation over seeds, of the last epoch. A frozen "
+            "row is the control of the learned one: the same but for Lambda, which "
+            "stays at its start.",
+            list(cells[0]),
+            [list(cell.values()) for cell in cells],
+        )
+    ]
+    by_data: dict[str, list[table.Row]] = collections.defaultdict(list)
+    for row in rows:
+        by_data[f"{row.labels['dataset']} {row.labels['IR-NR']}"].append(row)
+    sections += [
+        _curves(f"curves-{number}", name, those)
+        for number, (name, those) in enumerate(by_data.items(), 1)
+    ]
+    write_text(
+        path,
+        page.render(
+            "comparison.html", title=f"{len(runs)} runs compared", sections=sections
+        ),
+    )
+
+
+def _curves(anchor: str, name: str, rows: Sequence[table.Row]) -> Section:
+    kinds = {"val_error": "validation error in %", "test_error": "test error in %"}
+    drawn = {}
+    for field, label in kinds.items():
+        lines = {_name(row): _mean_curve(row, field) for row in rows}
+        drawn[label] = figures.compared_curves(lines, label)
+    return Section(
+        anchor,
+        f"Curves of {name}",
+        "Means over seeds, shaded by their standard deviation.",
+        figures=drawn,
+    )
+
+
+def _name(row: table.Row) -> str:
+    frozen = " (frozen)" if row.labels["Lambda"] == "frozen" else ""
+    return f"{row.labels['method']}{frozen} {row.labels.get('variant', '')}".rstrip()
+
+
+def _mean_curve(
+    row: table.Row, field: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    curves = [[record[field] for record in run.records()] for run in row.runs]
+    values = np.array(curves)  # Runs of one row have the same number of epochs.
+    spread = values.std(axis=0, ddof=min(1, len(values) - 1))
+    return np.arange(1, values.shape[1] + 1), values.mean(axis=0), spread

@@ -1,0 +1,256 @@
+"""Figures as SVG to stand in a page: for eyes without colour vision, and for paper."""
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which differ in lightness too; styles tell them apart again.
+COLORS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
+)  # fmt: skip
+_STYLES = ("-", "--", ":", "-.")
+_MARKERS = "os^Dv*P"
+_SHADES = "cividis"
+_OPTIONS: Any = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "autodo_jax",
+}
+_WIDTH, _HEIGHT = 5.4, 3.1  # inches
+MAX_CLASSES = 30  # rows of a figure with one a class
+_MAX_NUMBERS = 20  # classes of a matrix that has its numbers written in
+
+Curve = tuple[str, Sequence[float], Sequence[float]]  # name, epochs, values
+
+
+def curves(
+    lines: Sequence[Curve], ylabel: str, *, start: int | None = None, log: bool = False
+) -> str:
+    """Draws values over epochs.
+
+    Args:
+      lines: at most four.
+      ylabel: what they are, with the unit.
+      start: the last epoch without the outer loop, which is marked.
+      log: a logarithmic axis of the values.
+    """
+    figure, axes = _new()
+    for (name, epochs, values), color, style in zip(
+        lines, COLORS, _STYLES, strict=False
+    ):
+        # A single epoch would leave no line to see.
+        marker = "o" if len(epochs) == 1 else None
+        axes.plot(epochs, values, style, color=color, label=name, marker=marker)
+    if log:
+        axes.set_yscale("log")
+    if start is not None:
+        axes.axvline(start, color="0.35", linewidth=1, linestyle=(0, (1, 2)))
+        axes.annotate(
+            "outer loop starts",
+            (start, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, -2),
+            textcoords="offset points",
+            va="top",
+            fontsize=8,
+            color="0.25",
+        )
+    axes.set(xlabel="epoch", ylabel=ylabel)
+    if len(lines) > 1:
+        axes.legend(frameon=False, fontsize=9)
+    return _svg(figure)
+
+
+def compared_curves(
+    lines: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], ylabel: str
+) -> str:
+    """Draws a line for each row of a table: name -> (epochs, mean, spread)."""
+    figure, axes = _new(8.5, 4.6)
+    for i, (name, (epochs, mean, spread)) in enumerate(lines.items()):
+        color = COLORS[i % len(COLORS)]
+        axes.plot(
+            epochs,
+            mean,
+            _STYLES[i // len(COLORS) % len(_STYLES)],
+            color=color,
+            marker=_MARKERS[i % len(_MARKERS)],
+            markevery=(i % 5, max(1, len(epochs) // 8)),
+            markersize=4,
+            linewidth=1.2,
+            label=name,
+        )
+        axes.fill_between(
+            epochs, mean - spread, mean + spread, color=color, alpha=0.1, linewidth=0
+        )
+    axes.set(xlabel="epoch", ylabel=ylabel)
+    axes.legend(
+        frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5)
+    )
+    return _svg(figure)
+
+
+def confusion(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str]) -> str:
+    """Draws a confusion matrix [C, C]: shares of each class, numbers of points."""
+    size = len(names)
+    counts = np.zeros((size, size), int)
+    np.add.at(counts, (labels, predictions), 1)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(5.4, 2.4 + 0.3 * size)
+    figure, axes = _new(side, side)
+    axes.imshow(shares, cmap=_SHADES, vmin=0, vmax=1, interpolation="nearest")
+    if size <= _MAX_NUMBERS:
+        _write_numbers(
+            axes, shares, [[str(n) if n else "" for n in row] for row in counts]
+        )
+        _name_ticks(axes, names, names)
+    axes.set(xlabel="predicted", ylabel="label of the test point")
+    return _svg(figure)
+
+
+def embedding(
+    position: np.ndarray, labels: np.ndarray, is_wrong: np.ndarray, names: Sequence[str]
+) -> str:
+    """Draws points [F, 2]: crosses are errors, names stand in the middle of a class."""
+    figure, axes = _new(5.4, 4.6)
+    shades = matplotlib.colormaps["turbo"](labels / max(len(names) - 1, 1))
+    right = ~is_wrong
+    x, y = position.T
+    axes.scatter(x[right], y[right], 9, shades[right], alpha=0.6, linewidths=0)
+    axes.scatter(x[is_wrong], y[is_wrong], 42, "black", marker="x", linewidths=1.4)
+    for label in np.unique(labels):
+        axes.annotate(
+            _short(names[label]),
+            np.median(position[labels == label], axis=0),
+            ha="center",
+            va="center",
+            weight="bold",
+            bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "0.4", "lw": 0.6},
+        )
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    return _svg(figure)
+
+
+def bars(
+    names: Sequence[str], values: Mapping[str, Sequence[float]], xlabel: str
+) -> str:
+    """Draws a bar for each name and series, the number beside it."""
+    height = 0.8 / len(values)
+    figure, axes = _new(_WIDTH, 0.9 + len(names) * (0.14 + 0.16 * len(values)))
+    for i, (series, numbers) in enumerate(values.items()):
+        place = np.arange(len(names)) + (i - (len(values) - 1) / 2) * height
+        drawn = axes.barh(
+            place,
+            np.nan_to_num(numbers),
+            height,
+            color=COLORS[i] if not i else "white",
+            edgecolor=COLORS[i],
+            hatch=None if not i else "////",
+            label=series,
+        )
+        texts = ["-" if math.isnan(number) else f"{number:.1f}" for number in numbers]
+        axes.bar_label(drawn, texts, padding=2, fontsize=8)
+    axes.set_yticks(range(len(names)), [_short(name) for name in names])
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel(xlabel)
+    if len(values) > 1:
+        axes.legend(
+            frameon=False,
+            fontsize=8,
+            loc="lower center",
+            ncols=2,
+            bbox_to_anchor=(0.5, 1),
+        )
+    return _svg(figure)
+
+
+def boxes(names: Sequence[str], values: Sequence[np.ndarray], xlabel: str) -> str:
+    """Draws the distribution of each name's values: quartiles, whiskers 5 to 95 %."""
+    figure, axes = _new(_WIDTH, 0.9 + 0.27 * len(names))
+    axes.boxplot(
+        values,
+        orientation="horizontal",
+        whis=(5, 95),
+        showfliers=False,
+        patch_artist=True,
+        boxprops={"facecolor": "#CFE3F1", "edgecolor": COLORS[0]},
+        medianprops={"color": COLORS[1], "linewidth": 2},
+    )
+    axes.set_yticks(range(1, len(names) + 1), [_short(name) for name in names])
+    axes.invert_yaxis()
+    axes.axvline(1, color="0.5", linewidth=1, linestyle=(0, (1, 2)))
+    axes.set_xlabel(xlabel)
+    return _svg(figure)
+
+
+def matrix(rows: Sequence[str], columns: Sequence[str], values: np.ndarray) -> str:
+    """Draws a table [R, C] of numbers, shaded row by row between their extremes."""
+    low, high = values.min(axis=1, keepdims=True), values.max(axis=1, keepdims=True)
+    shades = (values - low) / np.maximum(high - low, 1e-12)
+    figure, axes = _new(1.3 + 0.52 * len(columns), 0.9 + 0.34 * len(rows))
+    axes.imshow(
+        shades, cmap=_SHADES, vmin=0, vmax=1, aspect="auto", interpolation="nearest"
+    )
+    _write_numbers(axes, shades, [[_number(value) for value in row] for row in values])
+    _name_ticks(axes, rows, columns)
+    return _svg(figure)
+
+
+def _new(width: float = _WIDTH, height: float = _HEIGHT) -> tuple[Figure, Axes]:
+    with matplotlib.rc_context(_OPTIONS):
+        figure = Figure((width, height), layout="constrained")
+        return figure, figure.add_subplot()
+
+
+def _svg(figure: Figure) -> str:
+    file = io.StringIO()
+    with matplotlib.rc_context(_OPTIONS):
+        figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
+    text = file.getvalue()
+    text = re.sub(
+        r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S
+    )
+    # Only the size of the box in the page counts.
+    return re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+
+
+def _write_numbers(
+    axes: Axes, shades: np.ndarray, texts: Sequence[Sequence[str]]
+) -> None:
+    for (i, j), shade in np.ndenumerate(shades):
+        color = "white" if shade < 0.55 else "black"
+        axes.text(j, i, texts[i][j], ha="center", va="center", color=color, fontsize=8)
+
+
+def _name_ticks(axes: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
+    axes.set_yticks(range(len(rows)), [_short(name) for name in rows])
+    longest = max(len(name) for name in columns)
+    axes.set_xticks(
+        range(len(columns)),
+        [_short(name) for name in columns],
+        rotation=0 if longest <= 3 else 60,
+        ha="center" if longest <= 3 else "right",
+        rotation_mode="anchor" if longest > 3 else None,
+    )
+    axes.spines[:].set_visible(False)
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def _short(name: str) -> str:
+    """A name for an axis; `$` would begin a formula."""
+    name = name if len(name) <= 18 else f"{name[:17]}…"
+    return name.replace("$", r"\$")

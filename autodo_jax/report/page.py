@@ -1,0 +1,84 @@
+"""report.html of a workdir: one file that holds all it shows and asks for nothing."""
+
+import base64
+import io
+import pathlib
+import re
+from typing import Any
+
+import jinja2
+import markupsafe
+import numpy as np
+import PIL.Image
+
+from autodo_jax.report import sections, workdirs
+from autodo_jax.version import __version__
+from autodo_jax.workdir import write_text
+
+NAME = "report.html"
+_BROAD = 460  # points; as wide as a figure is shown
+
+
+def write_page(workdir: pathlib.Path) -> pathlib.Path:
+    """Writes report.html of a run, finished or under way, and returns its path.
+
+    Raises:
+      ValueError: a file of the workdir that is absent or cannot be read.
+      WriteError: the page cannot be written.
+    """
+    run = workdirs.read(workdir)
+    path = workdir / NAME
+    title = f"{run.config['method']} on {run.config['data.source']}"
+    write_text(
+        path,
+        render(
+            "run.html",
+            title=f"{title}, seed {run.config['seed']}",
+            is_finished=run.result is not None,
+            sections=sections.of_run(run),
+            config=run.config,
+        ),
+    )
+    return path
+
+
+def render(template: str, **values: Any) -> str:
+    """Returns a page; whatever is no markup of its own is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("autodo_jax.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["figure"] = _Figures().markup
+    environment.filters["image"] = _image
+    return environment.get_template(template).render(version=__version__, **values)
+
+
+class _Figures:
+    """Gives the SVGs of one page names of their own."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def markup(self, svg: str) -> markupsafe.Markup:
+        """Marks an SVG of `figures` as markup, its ids unlike those of the others.
+
+        A broad one keeps its size, for its numbers to be read.
+        """
+        self._number += 1
+        svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\1f{self._number}-", svg)
+        points = float(re.findall(r'viewBox="0 0 ([\d.]+)', svg)[0])
+        if points > _BROAD:
+            style = f'class="broad" style="width: {points * 4 / 3:.0f}px"'
+            svg = svg.replace("<svg ", f"<svg {style} ", 1)
+        return markupsafe.Markup(svg)
+
+
+def _image(pixels: np.ndarray) -> str:
+    """Returns uint8 [H, W, channels] as the address of an image."""
+    file = io.BytesIO()
+    squeezed = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    PIL.Image.fromarray(squeezed).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

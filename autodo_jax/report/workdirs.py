@@ -1,0 +1,133 @@
+"""The files of workdirs, of finished runs and of those under way."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from autodo_jax import config as config_lib
+from autodo_jax.dataset_report import DatasetReport, load_dataset_report
+from autodo_jax.report_data import ReportData, load_report_data
+
+_FILES = ("config.json", "metrics.jsonl", "result.json", "dataset.csv", "report.npz")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run by its workdir.
+
+    Its methods read further files; they raise ValueError where one cannot be read.
+    """
+
+    path: pathlib.Path
+    config: Mapping[str, Any]  # config.json, its fields by their full names
+    result: Mapping[str, Any] | None  # result.json, of a finished run
+
+    @property
+    def learns(self) -> bool:
+        """True where the outer loop learns Lambda, from `hyper.start_epoch` on."""
+        config = self.config
+        has_lambda = (
+            config["hyper.augment"] != "none"
+            or config["hyper.weights"]
+            or config["hyper.soft_labels"]
+        )
+        return has_lambda and not config["hyper.frozen"]
+
+    def records(self) -> list[dict[str, Any]]:
+        """Returns the lines of metrics.jsonl."""
+        path = self.path / "metrics.jsonl"
+        try:
+            return [json.loads(line) for line in path.read_text().splitlines()]
+        except (OSError, ValueError) as error:
+            raise _unreadable(path, error) from error
+
+    def dataset(self) -> DatasetReport | None:
+        """Returns what was learned of each train point; None without a file."""
+        exists = (self.path / "dataset.csv").exists()
+        return load_dataset_report(self.path) if exists else None
+
+    def shown(self) -> ReportData | None:
+        """Returns what a finished run left for its report; None without a file."""
+        exists = (self.path / "report.npz").exists()
+        return load_report_data(self.path) if exists else None
+
+    def control(self) -> "Run | None":
+        """Returns the finished run beside this one that differs in `frozen` only."""
+        wanted = _compared(self.config)
+        wanted["hyper.frozen"] = not wanted.get("hyper.frozen", False)
+        for path in sorted(self.path.resolve().parent.glob("*/result.json")):
+            if path.with_name("config.json").exists():
+                other = read(path.parent)
+                if _compared(other.config) == wanted:
+                    return other
+        return None
+
+    def has_page(self, name: str) -> bool:
+        """True where the page was written after all that it is made of."""
+        page = self.path / name
+        if not page.exists():
+            return False
+        used = [self.path / file for file in _FILES]
+        control = self.control()
+        if control is not None:
+            used.append(control.path / "result.json")
+        written = page.stat().st_mtime
+        return all(file.stat().st_mtime <= written for file in used if file.exists())
+
+
+def find(folders: Iterable[pathlib.Path]) -> list[Run]:
+    """Returns the runs below the folders, finished or with an epoch behind them.
+
+    Raises:
+      ValueError: a folder that does not exist, no run in any of them, or a file that
+        cannot be read.
+    """
+    paths: set[pathlib.Path] = set()
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(
+                f"{folder} is no folder; pass workdirs or a folder of them"
+            )
+        paths |= {path.parent for path in folder.rglob("result.json")}
+        paths |= {
+            path.parent for path in folder.rglob("metrics.jsonl") if path.stat().st_size
+        }
+    if not paths:
+        raise ValueError("no run with an epoch behind it in the folders given")
+    return [read(path) for path in sorted(paths)]
+
+
+def read(workdir: pathlib.Path) -> Run:
+    """Returns the run of a workdir.
+
+    Raises:
+      ValueError: a file that is absent or cannot be read.
+    """
+    result = workdir / "result.json"
+    return Run(
+        path=workdir,
+        config=config_lib.flatten(_read_json(workdir / "config.json")),
+        result=_read_json(result) if result.exists() else None,
+    )
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: pathlib.Path, error: Exception) -> ValueError:
+    return ValueError(f"cannot read {path}: {error}; repeat the run with --overwrite")
+
+
+def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
+    may_differ = config_lib.MAY_CHANGE - {"config.epochs"}
+    return {
+        name: value
+        for name, value in config.items()
+        if f"config.{name}" not in may_differ
+    }

@@ -1,0 +1,184 @@
+"""report.html and comparison.html, read as any parser of HTML reads them."""
+
+import base64
+import html.parser
+import io
+import os
+import re
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from autodo_jax import report_data
+from autodo_jax.report import __main__ as cli
+from autodo_jax.report import figures, page
+from tests.report.made_up import CLASSES, EPOCHS, write_run
+
+SECTIONS = (
+    "summary", "curves", "solver", "confusion", "embedding", "classes", "weights",
+    "augmentation", "suspects", "configuration",
+)  # fmt: skip
+
+
+class Parser(html.parser.HTMLParser):
+    """Collects tags, ids, texts by section, tables and addresses."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.ids, self.links = [], [], []
+        self.texts, self.figures = {}, {}
+        self._section = ""
+        self.feed(path.read_text("utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.tags.append(tag)
+        if "id" in given:
+            self.ids.append(given["id"])
+        if tag == "section":
+            self._section = given["id"]
+        if tag == "figure":
+            self.figures.setdefault(self._section, []).append(given["aria-label"])
+        self.links += [given[name] for name in given if name in ("src", "xlink:href")]
+        self.links += [given["href"]] if "href" in given and tag != "a" else []
+
+    def handle_data(self, data):
+        self.texts.setdefault(self._section, []).append(data.strip())
+
+    def text(self, section):
+        return " ".join(" ".join(self.texts[section]).split())
+
+
+def parsed(folder):
+    return Parser(page.write_page(folder))
+
+
+def test_all_sections_of_a_finished_run(tmp_path):
+    folder = write_run(tmp_path / "autodo-seed0")
+    write_run(tmp_path / "autodo-frozen-seed0", frozen=True, test_error=33.25)
+    write_run(tmp_path / "autodo-frozen-seed1", frozen=True, seed=1, test_error=99.5)
+    found = parsed(folder)
+    assert [id for id in found.ids if id in SECTIONS] == list(SECTIONS)
+    assert len(found.ids) == len(set(found.ids))
+    summary = found.text("summary")
+    assert "this run frozen control test error 12.50 % 33.25 %" in summary
+    assert "AUROC of the noise score 0.875 0.875" in summary
+    # Mean over the upper half of the classes: 20 and 30.
+    assert "error of the rare classes 25.00 %" in summary
+    assert found.figures["curves"] == ["loss", "error", "learning rates"]
+    assert len(found.figures["solver"]) == 4
+    assert "Solves that diverged: 4." in found.text("solver")
+    # Every eighth of 40 points is predicted as class 0, its own in 2 cases of 5.
+    assert "40 test points. Crosses are the 0 " in found.text("embedding")
+    assert len(found.figures["augmentation"]) == 2
+    assert "30 of 60 train points have one above 0.5" in found.text("suspects")
+    assert "outer loop starts" in found.text("curves")
+    assert found.text("classes").count("frozen control") == 1
+
+
+def test_pages_hold_what_they_show_and_escape_names(tmp_path):
+    found = parsed(write_run(tmp_path / "run", channels=3))
+    assert set(found.tags).isdisjoint({"script", "b", "iframe", "object"})
+    assert CLASSES[1] in found.text("suspects")
+    assert "train/<b>59</b>.png" in found.text("suspects")
+    outside = [
+        link for link in found.links if not re.match(r"data:|#f\d+-", link or "#f0-")
+    ]
+    assert not outside
+    shown = report_data.load_report_data(tmp_path / "run")
+    images = [link for link in found.links if link.startswith("data:image/png")]
+    decoded = [
+        np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(link.split(",")[1]))))
+        for link in images
+    ]
+    small = [image for image in decoded if image.shape == (12, 10, 3)]
+    assert len(small) == 7 * 4
+    np.testing.assert_array_equal(small[0], shown.suspect_images[0])
+    np.testing.assert_array_equal(small[-1], shown.augmented_images[-1, -1])
+
+
+@pytest.mark.parametrize(
+    ("given", "section", "text"),
+    [
+        ({"method": "baseline"}, "solver", "No step has learned Lambda"),
+        ({"method": "baseline"}, "weights", "learns no weights"),
+        ({"method": "baseline"}, "augmentation", "learns no augmentation"),
+        ({"method": "autodo", "frozen": True}, "solver", "No step has learned"),
+        ({"noise_ratio": 0.0}, "summary", "no labels were changed"),
+        ({"num_test": 0}, "confusion", "No test set."),
+        ({"num_test": 0}, "summary", "test error no test set"),
+        ({"epochs": 3}, "summary", "epochs 3 of 6"),
+        ({"epochs": 3}, "suspects", "has not finished yet"),
+        ({"epochs": 1}, "curves", "loss"),
+    ],
+)
+def test_what_a_run_has_not_is_said(tmp_path, given, section, text):
+    found = parsed(write_run(tmp_path / "run", **given))
+    assert text in found.text(section)
+    assert [id for id in found.ids if id in SECTIONS] == list(SECTIONS)
+    unfinished = "This run has not finished." in found.text("")
+    assert unfinished == (given.get("epochs", EPOCHS) < EPOCHS)
+
+
+def test_a_hundred_classes_are_cut_to_what_can_be_read(tmp_path):
+    names = tuple(f"class {i}" for i in range(100))
+    found = parsed(write_run(tmp_path / "run", class_names=names))
+    assert "The 30 classes of 100 with the largest errors" in found.text("classes")
+    assert "class 99" in found.text("classes")
+
+
+def test_the_same_run_makes_the_same_page(tmp_path):
+    folder = write_run(tmp_path / "run")
+    first = page.write_page(folder).read_bytes()
+    assert page.write_page(folder).read_bytes() == first
+
+
+def test_a_confusion_matrix_counts_points():
+    svg = figures.confusion(
+        np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 1]), ("a", "b")
+    )
+    texts = re.findall(r">([^<>\s][^<>]*)</text>", svg)
+    # Row by row; an empty cell has no number.
+    assert [text for text in texts if text.isdigit()] == ["2", "1", "2"]
+
+
+def test_the_command_writes_pages_once_and_a_comparison(tmp_path, capsys):
+    for seed in (0, 1):
+        write_run(tmp_path / f"autodo-seed{seed}", seed=seed, test_error=10.0 + seed)
+    write_run(tmp_path / "autodo-frozen-seed0", frozen=True)
+    write_run(tmp_path / "halfway", epochs=3, seed=7)
+    assert cli.main([str(tmp_path)]) == 0
+    assert "10.5 ± 0.7" in capsys.readouterr().out
+    pages = sorted(tmp_path.glob("*/report.html"))
+    assert len(pages) == 4
+    found = Parser(tmp_path / "comparison.html")
+    assert "10.5 ± 0.7" in found.text("table")
+    assert found.figures["curves-1"] == ["validation error in %", "test error in %"]
+    assert "autodo (frozen)" in found.text("curves-1")
+    before = [path.stat().st_mtime_ns for path in pages]
+    assert cli.main([str(tmp_path), "--no-html"]) == cli.main([str(tmp_path)]) == 0
+    assert [path.stat().st_mtime_ns for path in pages] == before
+    # A control that comes later is shown.
+    late = write_run(tmp_path / "autodo-frozen-seed1", seed=1, frozen=True)
+    os.utime(late / "result.json", ns=(2 * before[0],) * 2)
+    assert cli.main([str(tmp_path)]) == 0
+    assert "frozen control" in Parser(tmp_path / "autodo-seed1/report.html").text(
+        "summary"
+    )
+
+
+def test_runs_that_are_not_finished_get_pages_but_no_table(tmp_path, capsys):
+    folder = write_run(tmp_path / "run", epochs=2)
+    assert cli.main([str(folder)]) == 0
+    assert capsys.readouterr().out == "no run is finished yet: no table\n"
+    assert (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "dataset.csv", "report.npz"])
+def test_a_damaged_file_is_said_in_a_line(tmp_path, capsys, name):
+    folder = write_run(tmp_path / "run")
+    (folder / name).write_bytes(b"{nothing")
+    assert cli.main([str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"autodo_jax.report: cannot read {folder / name}: ")
