@@ -55,27 +55,33 @@ def write_comparison(runs: Sequence[Run], path: pathlib.Path) -> None:
 
 def _curves(anchor: str, name: str, rows: Sequence[table.Row]) -> Section:
     kinds = {"val_error": "validation error in %", "test_error": "test error in %"}
-    drawn = {}
-    for field, label in kinds.items():
-        lines = {_name(row): _mean_curve(row, field) for row in rows}
-        drawn[label] = figures.compared_curves(lines, label)
+    methods = list(dict.fromkeys(row.labels["method"] for row in rows))
+    drawn = {
+        label: figures.compared_curves(
+            [_curve(row, field, methods.index(row.labels["method"])) for row in rows],
+            label,
+        )
+        for field, label in kinds.items()
+    }
     return Section(
         anchor,
         f"Curves of {name}",
-        "Means over seeds, shaded by their standard deviation.",
+        "Means over seeds, of few rows shaded by their standard deviation. Frozen "
+        "controls are dashed.",
         figures=drawn,
     )
 
 
-def _name(row: table.Row) -> str:
-    frozen = " (frozen)" if row.labels["Lambda"] == "frozen" else ""
-    return f"{row.labels['method']}{frozen} {row.labels.get('variant', '')}".rstrip()
-
-
-def _mean_curve(
-    row: table.Row, field: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    curves = [[record[field] for record in run.records()] for run in row.runs]
-    values = np.array(curves)  # Runs of one row have the same number of epochs.
-    spread = values.std(axis=0, ddof=min(1, len(values) - 1))
-    return np.arange(1, values.shape[1] + 1), values.mean(axis=0), spread
+def _curve(row: table.Row, field: str, group: int) -> figures.Compared:
+    # Runs of one row have the same number of epochs.
+    values = np.array([[record[field] for record in run.records()] for run in row.runs])
+    labels = row.labels
+    is_control = labels["Lambda"] == "frozen"
+    frozen = " (frozen)" * is_control
+    return figures.Compared(
+        name=f"{labels['method']}{frozen} {labels.get('variant', '')}".rstrip(),
+        group=group,
+        is_control=is_control,
+        mean=values.mean(axis=0),
+        spread=values.std(axis=0, ddof=min(1, len(values) - 1)),
+    )

@@ -4,7 +4,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -29,6 +29,7 @@ _OPTIONS: Any = {
 _WIDTH, _HEIGHT = 5.4, 3.1  # inches
 MAX_CLASSES = 30  # rows of a figure with one a class
 _MAX_NUMBERS = 20  # classes of a matrix that has its numbers written in
+_MAX_BANDS = 6  # curves in a figure that shows their spread
 
 Curve = tuple[str, Sequence[float], Sequence[float]]  # name, epochs, values
 
@@ -71,27 +72,38 @@ def curves(
     return _svg(figure)
 
 
-def compared_curves(
-    lines: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], ylabel: str
-) -> str:
-    """Draws a line for each row of a table: name -> (epochs, mean, spread)."""
+class Compared(NamedTuple):
+    """The curve of a row of a table."""
+
+    name: str
+    group: int  # rows of a group have a colour and a marker in common
+    is_control: bool  # dashed
+    mean: np.ndarray  # [epochs]
+    spread: np.ndarray  # [epochs]
+
+
+def compared_curves(lines: Sequence[Compared], ylabel: str) -> str:
+    """Draws the curves of several rows; with their spread where they are few."""
     figure, axes = _new(8.5, 4.6)
-    for i, (name, (epochs, mean, spread)) in enumerate(lines.items()):
-        color = COLORS[i % len(COLORS)]
+    for number, line in enumerate(lines):
+        epochs = np.arange(1, len(line.mean) + 1)
+        turn, place = divmod(line.group, len(COLORS))
         axes.plot(
             epochs,
-            mean,
-            _STYLES[i // len(COLORS) % len(_STYLES)],
-            color=color,
-            marker=_MARKERS[i % len(_MARKERS)],
-            markevery=(i % 5, max(1, len(epochs) // 8)),
+            line.mean,
+            "--" if line.is_control else "-",
+            color=COLORS[place],
+            marker=_MARKERS[(place + turn) % len(_MARKERS)],
+            markevery=(number % 5, max(1, len(epochs) // 8)),
             markersize=4,
             linewidth=1.2,
-            label=name,
+            label=line.name,
         )
-        axes.fill_between(
-            epochs, mean - spread, mean + spread, color=color, alpha=0.1, linewidth=0
-        )
+        if len(lines) <= _MAX_BANDS:
+            low, high = line.mean - line.spread, line.mean + line.spread
+            axes.fill_between(
+                epochs, low, high, color=COLORS[place], alpha=0.1, linewidth=0
+            )
     axes.set(xlabel="epoch", ylabel=ylabel)
     axes.legend(
         frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5)
@@ -120,14 +132,17 @@ def confusion(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str])
 def embedding(
     position: np.ndarray, labels: np.ndarray, is_wrong: np.ndarray, names: Sequence[str]
 ) -> str:
-    """Draws points [F, 2]: crosses are errors, names stand in the middle of a class."""
+    """Draws points [F, 2]: crosses are errors, names stand in the middle of a class.
+
+    Of more than `MAX_CLASSES` there are no names.
+    """
     figure, axes = _new(5.4, 4.6)
     shades = matplotlib.colormaps["turbo"](labels / max(len(names) - 1, 1))
     right = ~is_wrong
     x, y = position.T
     axes.scatter(x[right], y[right], 9, shades[right], alpha=0.6, linewidths=0)
     axes.scatter(x[is_wrong], y[is_wrong], 42, "black", marker="x", linewidths=1.4)
-    for label in np.unique(labels):
+    for label in np.unique(labels) if len(names) <= MAX_CLASSES else ():
         axes.annotate(
             _short(names[label]),
             np.median(position[labels == label], axis=0),
@@ -162,7 +177,7 @@ def bars(
         axes.bar_label(drawn, texts, padding=2, fontsize=8)
     axes.set_yticks(range(len(names)), [_short(name) for name in names])
     axes.invert_yaxis()
-    axes.margins(x=0.12)
+    axes.margins(x=0.12, y=0.01)
     axes.set_xlabel(xlabel)
     if len(values) > 1:
         axes.legend(
@@ -252,5 +267,5 @@ def _number(value: float) -> str:
 
 def _short(name: str) -> str:
     """A name for an axis; `$` would begin a formula."""
-    name = name if len(name) <= 18 else f"{name[:17]}…"
+    name = name if len(name) <= 18 else f"{name[:9]}…{name[-8:]}"
     return name.replace("$", r"\$")

@@ -212,8 +212,8 @@ def _embedding(shown: ReportData | None) -> Section:
     return Section(
         *section,
         f"t-SNE of the inputs of the linear head, {len(labels):,} test points. Crosses "
-        f"are the {is_wrong.sum():,} that are classified wrongly; each class has its "
-        "name in its middle.",
+        f"are the {is_wrong.sum():,} that are classified wrongly; of up to "
+        f"{figures.MAX_CLASSES} classes each has its name in its middle.",
         figures={"t-SNE of the head's inputs": drawn},
     )
 
