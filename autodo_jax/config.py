@@ -233,14 +233,14 @@ def load(path: pathlib.Path) -> ml_collections.ConfigDict:
     Raises:
       ValueError: the file is absent or damaged, or of another version.
     """
-    config = default_config()
+    config = default_config().lock()  # against unknown fields
     try:
-        config.update(json.loads(path.read_text()))
+        config.update(**json.loads(path.read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} is no configuration of a run: {reason}") from error
     validate(config)
-    return config
+    return config.unlock()
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

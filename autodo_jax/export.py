@@ -14,6 +14,8 @@ import shutil
 import sys
 from collections.abc import Sequence
 
+import tqdm
+
 from autodo_jax.data import folder
 from autodo_jax.dataset_report import load_dataset_report
 
@@ -88,7 +90,10 @@ def export(
                 f"the class {lost[0]!r} would have no train image left; raise the "
                 "threshold"
             )
-        for name, part, label, wanted in moves:
+        is_quiet = not sys.stderr.isatty()
+        for name, part, label, wanted in tqdm.tqdm(
+            moves, unit="image", disable=is_quiet
+        ):
             counts["kept" if wanted == label else "relabelled"] += 1
             below = name.split(f"{part}/{label}/", 1)[1]
             # Apart from those of the class that may have the same name.

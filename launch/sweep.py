@@ -19,6 +19,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -99,12 +100,12 @@ class Run(NamedTuple):
 
 
 def table_runs(methods: Sequence[str], *, frozen: bool, **labels) -> Iterator[Run]:
-    """Yields each method, and behind those that learn their frozen control."""
+    """Yields each method; before those that learn their control, for their report."""
     for method in methods:
-        yield Run(method, **labels)
         known = config_lib.METHODS.get(method)
         if frozen and known and config_lib.has_hyperparams(known):
             yield Run(method, frozen=True, **labels)
+        yield Run(method, **labels)
 
 
 def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -155,9 +156,16 @@ def main(argv: Sequence[str]) -> int:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }
     environment = cache | os.environ
-    for number in range(_TASK.value, len(grid), _NUM_TASKS.value):
+    numbers = range(_TASK.value, len(grid), _NUM_TASKS.value)
+    start = time.monotonic()
+    for done, number in enumerate(numbers):
         command = grid[number].command(_CONFIG.value, root, overrides)
-        print(f"run {number + 1} of {len(grid)}: {' '.join(command[1:])}", flush=True)
+        each = (time.monotonic() - start) / max(done, 1)
+        left = f", {each * (len(numbers) - done) / 60:.0f} min left" if done else ""
+        if _DRY_RUN.value:
+            left = ""
+        text = " ".join(command[1:])
+        print(f"run {number + 1} of {len(grid)}{left}: {text}", flush=True)
         if not _DRY_RUN.value:
             status = run(command, environment)
             if status:

@@ -116,3 +116,17 @@ def test_depths_that_a_network_does_not_come_in_are_refused(name, depth):
     config.model.name, config.model.depth = name, depth
     with pytest.raises(ValueError, match=rf"config\.model\.depth is {depth}, expected"):
         config_lib.validate(config)
+
+
+def test_the_configuration_of_a_run_is_read_back(tmp_path):
+    config = digits.get_config("autodo_s")
+    path = tmp_path / "config.json"
+    path.write_text(config.to_json_best_effort())
+    found = config_lib.load(path)
+    assert found.to_json_best_effort() == config.to_json_best_effort()
+    assert found.model.widths == config.model.widths
+    for text in ("{", "[]", '{"unknown": 1}', '{"epochs": -1}'):
+        path.write_text(text)
+        with pytest.raises(ValueError) as raised:
+            config_lib.load(path)
+        assert "\n" not in str(raised.value)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from autodo_jax.report import figures, page, table
-from autodo_jax.report.sections import Section
+from autodo_jax.report.section import Section
 from autodo_jax.report.workdirs import Run
 from autodo_jax.workdir import write_text
 

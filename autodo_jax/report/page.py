@@ -11,7 +11,8 @@ import markupsafe
 import numpy as np
 import PIL.Image
 
-from autodo_jax.report import sections, workdirs
+from autodo_jax.report import points, predictions, training, workdirs
+from autodo_jax.report.section import Section
 from autodo_jax.version import __version__
 from autodo_jax.workdir import write_text
 
@@ -35,11 +36,27 @@ def write_page(workdir: pathlib.Path) -> pathlib.Path:
             "run.html",
             title=f"{title}, seed {run.config['seed']}",
             is_finished=run.result is not None,
-            sections=sections.of_run(run),
+            sections=_sections(run),
             config=run.config,
         ),
     )
     return path
+
+
+def _sections(run: workdirs.Run) -> list[Section]:
+    records, control = run.records(), run.control()
+    dataset, shown = run.dataset(), run.shown()
+    return [
+        training.summary(run, records, control),
+        training.curves(run, records),
+        training.solver(records),
+        predictions.confusion(shown),
+        predictions.embedding(shown),
+        predictions.classes(run, control, shown),
+        points.weights(run, dataset),
+        points.augmentation(dataset),
+        points.suspects(dataset, shown),
+    ]
 
 
 def render(template: str, **values: Any) -> str:

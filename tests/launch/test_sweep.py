@@ -34,10 +34,10 @@ def test_learned_methods_run_beside_their_control():
         "--config.hyper.frozen=False --config.epochs=2",
         f"{common}:dada --workdir=runs/digits/dada-seed0 --config.seed=0 "
         "--config.hyper.frozen=False --config.epochs=2",
-        f"{common}:autodo --workdir=runs/digits/autodo-seed0 --config.seed=0 "
-        "--config.hyper.frozen=False --config.epochs=2",
         f"{common}:autodo --workdir=runs/digits/autodo-frozen-seed0 --config.seed=0 "
         "--config.hyper.frozen=True --config.epochs=2",
+        f"{common}:autodo --workdir=runs/digits/autodo-seed0 --config.seed=0 "
+        "--config.hyper.frozen=False --config.epochs=2",
     ]
     assert len(lines) == 8
 

@@ -1,6 +1,6 @@
 """A PyTorch network on what a run has learned: weights and soft labels of dataset.csv.
 
-    python examples/retrain_torch.py runs/digits/autodo-seed0 [WORKDIR ...]
+    python examples/recipes/retrain_torch.py runs/digits/autodo-seed0 [WORKDIR ...]
 
 As retrain_sklearn.py, with a small convolutional network and the cross-entropy to soft
 labels, weighted: PyTorch's own loss takes both. Needs PyTorch (`pip install torch`).

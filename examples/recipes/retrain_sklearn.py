@@ -1,6 +1,6 @@
 """A plain model on what a run has learned: weights and soft labels of dataset.csv.
 
-    python examples/retrain_sklearn.py runs/digits/autodo-seed0 [WORKDIR ...]
+    python examples/recipes/retrain_sklearn.py runs/digits/autodo-seed0 [WORKDIR ...]
 
 Logistic regression on pixels. With what the run has learned each train point counts by
 its weight, shared by the labels that it may have. Beside it the same model on the given

@@ -1,6 +1,6 @@
 """A run's suspects as the label issues of cleanlab.
 
-    python examples/hand_to_cleanlab.py runs/digits/autodo-seed0
+    python examples/recipes/hand_to_cleanlab.py runs/digits/autodo-seed0
 
 cleanlab trains any scikit-learn model without the label issues it is given, and prints
 its summary of them. Needs cleanlab (`pip install cleanlab`).

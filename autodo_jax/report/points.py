@@ -1,0 +1,117 @@
+"""What was learned of the train points, by class and one by one."""
+
+import collections
+
+import numpy as np
+
+from autodo_jax.dataset_report import DatasetReport
+from autodo_jax.report import figures
+from autodo_jax.report.section import UNFINISHED, Card, Section
+from autodo_jax.report.workdirs import Run
+from autodo_jax.report_data import ReportData
+
+_SUSPECT = 0.5  # noise scores above it, as docs/dataset-report.md says
+
+
+def weights(run: Run, dataset: DatasetReport | None) -> Section:
+    """Returns the distribution of the weights."""
+    section = ("weights", "Weights by class")
+    if dataset is None:
+        return Section(*section, UNFINISHED)
+    if not run.config.get("hyper.weights"):
+        return Section(*section, "This method learns no weights.")
+    names, members = _largest_classes(dataset)
+    drawn = figures.boxes(names, [dataset.weight[m] for m in members], "weight")
+    return Section(
+        *section,
+        "How much the loss of a point counts, by its given label; 1 at the start "
+        "(dotted). Boxes are quartiles, whiskers go from 5 to 95 %.",
+        figures={"weights by class": drawn},
+    )
+
+
+def augmentation(dataset: DatasetReport | None) -> Section:
+    """Returns gates and magnitudes by operation."""
+    section = ("augmentation", "Learned augmentation")
+    if dataset is None:
+        return Section(*section, UNFINISHED)
+    if not dataset.gate:
+        return Section(*section, "This method learns no augmentation.")
+    names, members = _largest_classes(dataset)
+    if all(np.ptp(values) == 0 for values in dataset.gate.values()):
+        names, members = ["all"], [np.arange(len(dataset.index))]
+    drawn = {}
+    for label, values in (
+        ("probability that an operation is applied", dataset.gate),
+        ("standard deviation of its magnitude", dataset.magnitude),
+    ):
+        means = [[column[m].mean() for m in members] for column in values.values()]
+        drawn[label] = figures.matrix(list(values), names, np.array(means))
+    return Section(
+        *section,
+        "Means over the train points of each given label. Each row has its own shades, "
+        "from its smallest to its largest number. Magnitudes are in the operation's "
+        "unit: degrees of rotation, shares of the side or of full strength.",
+        figures=drawn,
+    )
+
+
+def suspects(dataset: DatasetReport | None, shown: ReportData | None) -> Section:
+    """Returns the points whose label is likeliest wrong."""
+    section = ("suspects", "Suspicious labels")
+    if dataset is None or shown is None:
+        return Section(*section, UNFINISHED)
+    is_suspect = dataset.noise_score > _SUSPECT
+    rows = []
+    for name in sorted(
+        set(dataset.given_label[is_suspect]), key=shown.class_names.tolist().index
+    ):
+        here = dataset.given_label == name
+        found = dataset.suggested_label[here & is_suspect]
+        share = f"{100 * len(found) / here.sum():.1f}\u00a0%"
+        others = collections.Counter(found[found != name].tolist()).most_common(1)
+        most = "".join(f"{label} ({count:,})" for label, count in others)
+        rows.append([str(name), f"{here.sum():,}", f"{len(found):,}", share, most])
+    cards = [
+        Card(
+            image=image,
+            augmented=augmented,
+            name=str(dataset.id[row]),
+            given=str(dataset.given_label[row]),
+            suggested=str(dataset.suggested_label[row]),
+            numbers={
+                "noise score": f"{dataset.noise_score[row]:.3f}",
+                "confidence": f"{dataset.label_confidence[row]:.3f}",
+                "weight": f"{dataset.weight[row]:.2f}",
+            },
+        )
+        for row, image, augmented in zip(
+            shown.suspect_index,
+            shown.suspect_images,
+            shown.augmented_images,
+            strict=True,
+        )
+    ]
+    return Section(
+        *section,
+        f"The noise score is the probability the network gives to all classes but the "
+        f"given one. {is_suspect.sum():,} of {len(is_suspect):,} train points have one "
+        f"above {_SUSPECT}; dataset.csv has all. Below, the {len(cards)} with the "
+        "highest scores, the worst first"
+        + (
+            ", each with draws of its learned augmentation."
+            if cards[0].augmented.size
+            else "."
+        ),
+        ["given label", "points", "suspects", "share", "mostly suggested"],
+        rows,
+        cards=cards,
+    )
+
+
+def _largest_classes(dataset: DatasetReport) -> tuple[list[str], list[np.ndarray]]:
+    """Names and rows of the given labels, at most as many as a figure shows."""
+    names, counts = np.unique(dataset.given_label, return_counts=True)
+    chosen = np.sort(np.argsort(-counts, kind="stable")[: figures.MAX_CLASSES])
+    members = [np.flatnonzero(dataset.given_label == name) for name in names[chosen]]
+    return names[chosen].tolist(), members

@@ -1,0 +1,143 @@
+"""How a run went: its errors, its curves, its linear solves."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from autodo_jax.report import figures, table
+from autodo_jax.report.section import Section, kind_of
+from autodo_jax.report.workdirs import Run
+
+Records = Sequence[Mapping[str, Any]]  # lines of metrics.jsonl
+
+
+def summary(run: Run, records: Records, control: Run | None) -> Section:
+    """Returns the errors of a run beside those of its control."""
+    config = run.config
+    text = (
+        f"Class imbalance {config['data.imbalance_ratio']:g}, "
+        f"{100 * config['data.noise_ratio']:g} % of the labels changed"
+        f"{' (pair)' * (config['data.noise_kind'] == 'pair')}. Errors are those of the "
+        "last epoch; the test set chooses nothing."
+    )
+    if run.result is None:
+        last = records[-1]
+        rows = [
+            ["epochs", f"{last['epoch']} of {config['epochs']}"],
+            ["test error", _percent(last["test_error"])],
+            ["validation error", _percent(last["val_error"])],
+        ]
+        return Section("summary", "Summary", text, ["", "so far"], rows)
+    results = {"this run": run.result}
+    if control is not None and control.result is not None:
+        results[kind_of(control)] = control.result
+        text += (
+            " The frozen control is the same run with Lambda kept at its start: the "
+            "difference is what learning Lambda brings."
+        )
+    elif run.learns:
+        text += (
+            " No frozen control stands beside this run: "
+            "--config.hyper.frozen=True with the same flags makes one."
+        )
+    names = {
+        "test error": lambda r: _percent(r["test_error"]),
+        "error of the rare classes": lambda r: _percent(table.rare_class_error(r)),
+        "validation error": lambda r: _percent(r["val_error"]),
+        "epoch of the best validation error": lambda r: str(r["best_val_epoch"]),
+        "AUROC of the noise score": lambda r: (
+            f"{r['noise_auroc']:.3f}"
+            if "noise_auroc" in r
+            else "no labels were changed"
+        ),
+        "train, validation, test points": lambda r: ", ".join(
+            f"{r[name]:,}" for name in ("num_train", "num_val", "num_test")
+        ),
+        "seconds": lambda r: f"{r['seconds']:.0f}",
+    }
+    if config["data.imbalance_ratio"] == 1:
+        del names["error of the rare classes"]
+    rows = [
+        [name, *(show(result) for result in results.values())]
+        for name, show in names.items()
+    ]
+    return Section("summary", "Summary", text, ["", *results], rows)
+
+
+def curves(run: Run, records: Records) -> Section:
+    """Returns losses, errors and learning rates over the epochs."""
+    start = run.config["hyper.start_epoch"] if run.learns else None
+
+    def drawn(names: Mapping[str, str], ylabel: str, log: bool = False) -> str:
+        lines = [
+            (name, *_values(records, field))
+            for field, name in names.items()
+            if len(_values(records, field)[0])
+        ]
+        return figures.curves(lines, ylabel, start=start, log=log)
+
+    rates = {"learning_rate": "of the network"}
+    if run.learns:
+        rates["hyper_learning_rate"] = "of Lambda"
+    losses = {"train_loss": "train", "val_loss": "validation", "outer_loss": "outer"}
+    errors = {"val_error": "validation", "test_error": "test"}
+    return Section(
+        "curves",
+        "Learning curves",
+        "The train loss has weights and soft labels in it, so it may rise where they "
+        "are learned. The outer loss is that of validation batches in the steps that "
+        "learn Lambda.",
+        figures={
+            "loss": drawn(losses, "loss"),
+            "error": drawn(errors, "error in %"),
+            "learning rates": drawn(rates, "learning rate", log=True),
+        },
+    )
+
+
+def solver(records: Records) -> Section:
+    """Returns what the steps that learn Lambda say of their linear solves."""
+    kinds = {
+        "residual_norm": "residual |Ax - b| / |b|",
+        "curvature": "curvature x'Ax / x'x",
+        "lambda_max": "largest eigenvalue of A",
+        "neumann_horizon": "step size * lambda_max * T",
+    }
+    drawn = {}
+    for field, label in kinds.items():
+        epochs, values = _values(records, field)
+        if len(epochs):
+            drawn[label] = figures.curves([(label, epochs, values)], label)
+    if not drawn:
+        return Section(
+            "solver", "Health of the solver", "No step has learned Lambda in this run."
+        )
+    _, diverged = _values(records, "diverged_steps")
+    return Section(
+        "solver",
+        "Health of the solver",
+        "The linear solve of each hypergradient (Eq. 5). A residual of 1 is that of no "
+        "solve at all, 0 is exact; the few terms of a Neumann series stay near 1, and "
+        "above 1 they diverge. Curvature below 0 means a matrix A that is indefinite. "
+        "The product of step size, largest eigenvalue and T says how much of the "
+        "series is used: far below 1 the result is nearly that of the identity. Solves "
+        "that "
+        f"diverged: {int(sum(diverged)):,}.",
+        figures=drawn,
+    )
+
+
+def _values(records: Records, field: str) -> tuple[list[int], list[float]]:
+    """Epochs that have a metric, and its finite values; rates of 0 are none."""
+    pairs = [
+        (record["epoch"], record[field])
+        for record in records
+        if np.isfinite(record.get(field, np.nan))
+        and (record[field] or not field.endswith("learning_rate"))
+    ]
+    return [epoch for epoch, _ in pairs], [value for _, value in pairs]
+
+
+def _percent(value: float) -> str:
+    return "no test set" if np.isnan(value) else f"{value:.2f} %"
