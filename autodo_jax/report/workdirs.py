@@ -58,10 +58,12 @@ class Run:
         wanted = _compared(self.config)
         wanted["hyper.frozen"] = not wanted.get("hyper.frozen", False)
         for path in sorted(self.path.resolve().parent.glob("*/result.json")):
-            if path.with_name("config.json").exists():
+            try:
                 other = read(path.parent)
-                if _compared(other.config) == wanted:
-                    return other
+            except ValueError:
+                continue  # Whatever is wrong with it is not this run's.
+            if _compared(other.config) == wanted:
+                return other
         return None
 
     def has_page(self, name: str) -> bool:

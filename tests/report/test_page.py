@@ -58,6 +58,7 @@ def test_all_sections_of_a_finished_run(tmp_path):
     folder = write_run(tmp_path / "autodo-seed0")
     write_run(tmp_path / "autodo-frozen-seed0", frozen=True, test_error=33.25)
     write_run(tmp_path / "autodo-frozen-seed1", frozen=True, seed=1, test_error=99.5)
+    write_run(tmp_path / "damaged").joinpath("result.json").write_text("")
     found = parsed(folder)
     assert [id for id in found.ids if id in SECTIONS] == list(SECTIONS)
     assert len(found.ids) == len(set(found.ids))
