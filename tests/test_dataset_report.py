@@ -143,7 +143,7 @@ def test_soft_labels_are_the_two_probabilities_scaled():
         noise_score=np.array([0.1, 0.8, 0.3, 0.2]),
     ).soft_labels(("<b>", "cat", "dog, small"))
     # Given cat, dog, dog, <b>; suggested cat, <b>, dog, <b>.
-    expected = [[0, 1, 0], [0.75, 0, 0.25], [0, 0, 1], [1, 0, 0]]
+    expected = np.array([[0, 1, 0], [0.75, 0, 0.25], [0, 0, 1], [1, 0, 0]])
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     with pytest.raises(ValueError, match="lacks the labels <b>, cat"):
         report().soft_labels(("dog, small",))

@@ -74,7 +74,7 @@ def test_pmap_reweighting(run):
     assert abs(found["four_devices"] - found["one_device"]) < 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.full_compile
 @pytest.mark.parametrize("name", NAMES)
 def test_prints_what_its_docstring_says(name, tmp_path):

@@ -34,7 +34,7 @@ _NO_VARIANT = _COLUMNS | {
 _FIGURES = {
     "test error %": 1,
     "rare classes %": 1,
-    "noise AUROC": 2,
+    "noise AUROC": 3,
     "seconds": 0,
 }
 

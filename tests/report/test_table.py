@@ -48,7 +48,7 @@ def test_rows_hold_mean_and_sample_deviation_with_the_control_first(runs, capsys
     assert cli.main([str(runs), "--format=markdown", "--no-html"]) == 0
     lines = capsys.readouterr().out.splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-    assert cells[-1].pop() == "9 ± 0" and cells[-1].pop() == "0.85 ± 0.07"
+    assert cells[-1].pop() == "9 ± 0" and cells[-1].pop() == "0.850 ± 0.071"
     assert cells[2:] == [
         ["digits", "10-0.1", "baseline", "-", "1", "20.0", "7.0", "-", "9"],
         ["digits", "10-0.1", "autodo", "frozen", "1", "9.0", "7.0", "-", "9"],
