@@ -103,7 +103,10 @@ def _run(command: Command) -> int:
         )
         from autodo_jax.report import page  # Its libraries take a second to import.
 
-        print(f"report: {page.write_page(folder)}")
+        try:
+            print(f"report: {page.write_page(folder)}")
+        except ValueError as error:  # All else is written, and the run is finished.
+            print(f"autodo_jax: no {page.NAME}: {error}", file=sys.stderr)
     return 0
 
 

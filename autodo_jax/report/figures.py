@@ -3,6 +3,7 @@
 import io
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's colours, which differ in lightness too; styles tell them apart again.
 COLORS = (
@@ -28,7 +30,7 @@ _OPTIONS: Any = {
 }
 _WIDTH, _HEIGHT = 5.4, 3.1  # inches
 MAX_CLASSES = 30  # rows of a figure with one a class
-_MAX_NUMBERS = 20  # classes of a matrix that has its numbers written in
+MAX_NUMBERS = 20  # classes of a matrix that has its numbers written in
 _MAX_BANDS = 6  # curves in a figure that shows their spread
 
 Curve = tuple[str, Sequence[float], Sequence[float]]  # name, epochs, values
@@ -67,6 +69,7 @@ def curves(
             color="0.25",
         )
     axes.set(xlabel="epoch", ylabel=ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     if len(lines) > 1:
         axes.legend(frameon=False, fontsize=9)
     return _svg(figure)
@@ -105,6 +108,7 @@ def compared_curves(lines: Sequence[Compared], ylabel: str) -> str:
                 epochs, low, high, color=COLORS[place], alpha=0.1, linewidth=0
             )
     axes.set(xlabel="epoch", ylabel=ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     axes.legend(
         frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5)
     )
@@ -120,7 +124,7 @@ def confusion(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str])
     side = min(5.4, 2.4 + 0.3 * size)
     figure, axes = _new(side, side)
     axes.imshow(shares, cmap=_SHADES, vmin=0, vmax=1, interpolation="nearest")
-    if size <= _MAX_NUMBERS:
+    if size <= MAX_NUMBERS:
         _write_numbers(
             axes, shares, [[str(n) if n else "" for n in row] for row in counts]
         )
@@ -137,10 +141,19 @@ def embedding(
     Of more than `MAX_CLASSES` there are no names.
     """
     figure, axes = _new(5.4, 4.6)
-    shades = matplotlib.colormaps["turbo"](labels / max(len(names) - 1, 1))
-    right = ~is_wrong
     x, y = position.T
-    axes.scatter(x[right], y[right], 9, shades[right], alpha=0.6, linewidths=0)
+    for label in np.unique(labels):
+        is_shown = (labels == label) & ~is_wrong
+        turn, place = divmod(int(label), len(COLORS))
+        axes.scatter(
+            x[is_shown],
+            y[is_shown],
+            14,
+            color=COLORS[place],
+            marker=_MARKERS[(place + turn) % len(_MARKERS)],
+            alpha=0.6,
+            linewidths=0,
+        )
     axes.scatter(x[is_wrong], y[is_wrong], 42, "black", marker="x", linewidths=1.4)
     for label in np.unique(labels) if len(names) <= MAX_CLASSES else ():
         axes.annotate(
@@ -213,7 +226,8 @@ def matrix(rows: Sequence[str], columns: Sequence[str], values: np.ndarray) -> s
     """Draws a table [R, C] of numbers, shaded row by row between their extremes."""
     low, high = values.min(axis=1, keepdims=True), values.max(axis=1, keepdims=True)
     shades = (values - low) / np.maximum(high - low, 1e-12)
-    figure, axes = _new(1.3 + 0.52 * len(columns), 0.9 + 0.34 * len(rows))
+    for_names = 0.085 * max(len(_short(name)) for name in columns)
+    figure, axes = _new(1.3 + 0.52 * len(columns), 0.9 + for_names + 0.34 * len(rows))
     axes.imshow(
         shades, cmap=_SHADES, vmin=0, vmax=1, aspect="auto", interpolation="nearest"
     )
@@ -230,7 +244,9 @@ def _new(width: float = _WIDTH, height: float = _HEIGHT) -> tuple[Figure, Axes]:
 
 def _svg(figure: Figure) -> str:
     file = io.StringIO()
-    with matplotlib.rc_context(_OPTIONS):
+    with matplotlib.rc_context(_OPTIONS), warnings.catch_warnings():
+        # Text stays text: the browser has the fonts that Matplotlib has not.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
     text = file.getvalue()
     text = re.sub(
@@ -266,6 +282,7 @@ def _number(value: float) -> str:
 
 
 def _short(name: str) -> str:
-    """A name for an axis; `$` would begin a formula."""
+    """A name for an axis, of what can be printed; `$` would begin a formula."""
+    name = "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
     name = name if len(name) <= 18 else f"{name[:9]}…{name[-8:]}"
     return name.replace("$", r"\$")

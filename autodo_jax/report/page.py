@@ -29,17 +29,23 @@ def write_page(workdir: pathlib.Path) -> pathlib.Path:
     """
     run = workdirs.read(workdir)
     path = workdir / NAME
-    title = f"{run.config['method']} on {run.config['data.source']}"
-    write_text(
-        path,
-        render(
+    try:
+        method, source, seed = (
+            run.config[name] for name in ("method", "data.source", "seed")
+        )
+        text = render(
             "run.html",
-            title=f"{title}, seed {run.config['seed']}",
-            is_finished=run.result is not None,
+            title=f"{method} on {source}, seed {seed}",
+            epochs=None if run.result else len(run.records()),
             sections=_sections(run),
             config=run.config,
-        ),
-    )
+        )
+    except KeyError as error:
+        raise ValueError(
+            f"{workdir} is of another version: its files have no {error}; repeat the "
+            "run with --overwrite"
+        ) from error
+    write_text(path, text)
     return path
 
 
@@ -54,7 +60,7 @@ def _sections(run: workdirs.Run) -> list[Section]:
         predictions.embedding(shown),
         predictions.classes(run, control, shown),
         points.weights(run, dataset),
-        points.augmentation(dataset),
+        points.augmentation(run, dataset),
         points.suspects(dataset, shown),
     ]
 
@@ -82,15 +88,15 @@ class _Figures:
     def markup(self, svg: str) -> markupsafe.Markup:
         """Marks an SVG of `figures` as markup, its ids unlike those of the others.
 
-        A broad one keeps its size, for its numbers to be read.
+        None is drawn larger than it is, and a broad one not smaller, for its numbers
+        to be read.
         """
         self._number += 1
         svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\1f{self._number}-", svg)
         points = float(re.findall(r'viewBox="0 0 ([\d.]+)', svg)[0])
-        if points > _BROAD:
-            style = f'class="broad" style="width: {points * 4 / 3:.0f}px"'
-            svg = svg.replace("<svg ", f"<svg {style} ", 1)
-        return markupsafe.Markup(svg)
+        kind, bound = ("broad", "width") if points > _BROAD else ("", "max-width")
+        style = f'class="{kind}" style="{bound}: {points * 4 / 3:.0f}px"'
+        return markupsafe.Markup(svg.replace("<svg ", f"<svg {style} ", 1))
 
 
 def _image(pixels: np.ndarray) -> str:

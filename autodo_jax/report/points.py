@@ -11,6 +11,7 @@ from autodo_jax.report.workdirs import Run
 from autodo_jax.report_data import ReportData
 
 _SUSPECT = 0.5  # noise scores above it, as docs/dataset-report.md says
+_FROZEN = "Lambda is kept at its start in this run"
 
 
 def weights(run: Run, dataset: DatasetReport | None) -> Section:
@@ -20,6 +21,8 @@ def weights(run: Run, dataset: DatasetReport | None) -> Section:
         return Section(*section, UNFINISHED)
     if not run.config.get("hyper.weights"):
         return Section(*section, "This method learns no weights.")
+    if not run.learns:
+        return Section(*section, f"{_FROZEN}: all weights are 1.")
     names, members = _largest_classes(dataset)
     drawn = figures.boxes(names, [dataset.weight[m] for m in members], "weight")
     return Section(
@@ -30,13 +33,15 @@ def weights(run: Run, dataset: DatasetReport | None) -> Section:
     )
 
 
-def augmentation(dataset: DatasetReport | None) -> Section:
+def augmentation(run: Run, dataset: DatasetReport | None) -> Section:
     """Returns gates and magnitudes by operation."""
     section = ("augmentation", "Learned augmentation")
     if dataset is None:
         return Section(*section, UNFINISHED)
     if not dataset.gate:
         return Section(*section, "This method learns no augmentation.")
+    if not run.learns:
+        return Section(*section, f"{_FROZEN}: all points have the same augmentation.")
     names, members = _largest_classes(dataset)
     if all(np.ptp(values) == 0 for values in dataset.gate.values()):
         names, members = ["all"], [np.arange(len(dataset.index))]
@@ -62,17 +67,37 @@ def suspects(dataset: DatasetReport | None, shown: ReportData | None) -> Section
     if dataset is None or shown is None:
         return Section(*section, UNFINISHED)
     is_suspect = dataset.noise_score > _SUSPECT
+    cards = _cards(dataset, shown)
+    text = (
+        "The noise score is the probability the network gives to all classes but the "
+        f"given one. {is_suspect.sum():,} of {len(is_suspect):,} train points have one "
+        f"above {_SUSPECT}; dataset.csv has all."
+    )
+    if cards:
+        text += f" Below, the {len(cards)} with the highest scores, the worst first"
+        is_drawn = cards[0].augmented.size
+        text += ", each with draws of its learned augmentation." if is_drawn else "."
+    header = ["given label", "points", "suspects", "share", "mostly suggested"]
+    rows = _suspects_by_class(dataset, is_suspect, shown.class_names.tolist())
+    return Section(*section, text, header, rows, cards=cards)
+
+
+def _suspects_by_class(
+    dataset: DatasetReport, is_suspect: np.ndarray, class_names: list[str]
+) -> list[list[str]]:
     rows = []
-    for name in sorted(
-        set(dataset.given_label[is_suspect]), key=shown.class_names.tolist().index
-    ):
+    for name in sorted(set(dataset.given_label[is_suspect]), key=class_names.index):
         here = dataset.given_label == name
         found = dataset.suggested_label[here & is_suspect]
         share = f"{100 * len(found) / here.sum():.1f}\u00a0%"
         others = collections.Counter(found[found != name].tolist()).most_common(1)
         most = "".join(f"{label} ({count:,})" for label, count in others)
         rows.append([str(name), f"{here.sum():,}", f"{len(found):,}", share, most])
-    cards = [
+    return rows
+
+
+def _cards(dataset: DatasetReport, shown: ReportData) -> list[Card]:
+    return [
         Card(
             image=image,
             augmented=augmented,
@@ -92,21 +117,6 @@ def suspects(dataset: DatasetReport | None, shown: ReportData | None) -> Section
             strict=True,
         )
     ]
-    return Section(
-        *section,
-        f"The noise score is the probability the network gives to all classes but the "
-        f"given one. {is_suspect.sum():,} of {len(is_suspect):,} train points have one "
-        f"above {_SUSPECT}; dataset.csv has all. Below, the {len(cards)} with the "
-        "highest scores, the worst first"
-        + (
-            ", each with draws of its learned augmentation."
-            if cards[0].augmented.size
-            else "."
-        ),
-        ["given label", "points", "suspects", "share", "mostly suggested"],
-        rows,
-        cards=cards,
-    )
 
 
 def _largest_classes(dataset: DatasetReport) -> tuple[list[str], list[np.ndarray]]:

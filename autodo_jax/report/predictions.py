@@ -1,12 +1,15 @@
 """What the trained network makes of the test set."""
 
 import numpy as np
+import threadpoolctl
 from sklearn.manifold import TSNE
 
 from autodo_jax.report import figures
 from autodo_jax.report.section import UNFINISHED, Section, kind_of
 from autodo_jax.report.workdirs import Run
 from autodo_jax.report_data import ReportData
+
+_MIN_POINTS = 5  # of a map
 
 
 def confusion(shown: ReportData | None) -> Section:
@@ -17,10 +20,12 @@ def confusion(shown: ReportData | None) -> Section:
     drawn = figures.confusion(
         shown.test_labels, shown.test_predictions, shown.class_names.tolist()
     )
+    text = "Of the test set. Rows are classes, shaded by the share of their points"
+    has_numbers = len(shown.class_names) <= figures.MAX_NUMBERS
+    text += ", with the numbers of points." if has_numbers else "."
     return Section(
         *section,
-        "Of the test set. Rows are classes, shaded by the share of their points, with "
-        "the numbers of points.",
+        text,
         figures={"confusion matrix of the test set": drawn},
     )
 
@@ -28,22 +33,37 @@ def confusion(shown: ReportData | None) -> Section:
 def embedding(shown: ReportData | None) -> Section:
     """Returns a map of the inputs of the head."""
     section = ("embedding", "What the head sees")
-    if shown is None or len(shown.features) < 5:
-        few = "Too few test points to draw."
-        return Section(*section, UNFINISHED if shown is None else few)
-    labels = shown.test_labels[shown.feature_index]
-    is_wrong = labels != shown.test_predictions[shown.feature_index]
-    position = TSNE(
-        perplexity=min(30, (len(labels) - 1) / 3), init="pca", random_state=0
-    ).fit_transform(shown.features.astype(np.float32))
+    if shown is None:
+        return Section(*section, UNFINISHED)
+    # Inputs beyond the range of float16 are kept as infinite.
+    is_finite = np.isfinite(shown.features).all(axis=1)
+    features = shown.features[is_finite].astype(np.float32)
+    if len(features) < _MIN_POINTS or np.sum(np.ptp(features, axis=0) > 0) < 2:
+        return Section(*section, "Too few test points to draw, or all alike.")
+    index = shown.feature_index[is_finite]
+    labels = shown.test_labels[index]
+    is_wrong = labels != shown.test_predictions[index]
+    position = _tsne(features)
     drawn = figures.embedding(position, labels, is_wrong, shown.class_names.tolist())
+    text = (
+        f"t-SNE of the inputs of the linear head, {len(labels):,} test points. Crosses "
+        f"are the {is_wrong.sum():,} that are classified wrongly"
+    )
+    has_names = len(shown.class_names) <= figures.MAX_CLASSES
+    text += "; each class has its name in its middle." if has_names else "."
     return Section(
         *section,
-        f"t-SNE of the inputs of the linear head, {len(labels):,} test points. Crosses "
-        f"are the {is_wrong.sum():,} that are classified wrongly; of up to "
-        f"{figures.MAX_CLASSES} classes each has its name in its middle.",
+        text,
         figures={"t-SNE of the head's inputs": drawn},
     )
+
+
+def _tsne(features: np.ndarray) -> np.ndarray:
+    """Returns positions [F, 2] of points [F, D]."""
+    tsne = TSNE(perplexity=min(30, (len(features) - 1) / 3), init="pca", random_state=0)
+    # Threads that wait for each other at a busy machine make seconds half a minute.
+    with threadpoolctl.threadpool_limits(1):
+        return tsne.fit_transform(features)
 
 
 def classes(run: Run, control: Run | None, shown: ReportData | None) -> Section:

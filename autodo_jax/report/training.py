@@ -14,17 +14,12 @@ Records = Sequence[Mapping[str, Any]]  # lines of metrics.jsonl
 
 def summary(run: Run, records: Records, control: Run | None) -> Section:
     """Returns the errors of a run beside those of its control."""
-    config = run.config
-    text = (
-        f"Class imbalance {config['data.imbalance_ratio']:g}, "
-        f"{100 * config['data.noise_ratio']:g} % of the labels changed"
-        f"{' (pair)' * (config['data.noise_kind'] == 'pair')}. Errors are those of the "
-        "last epoch; the test set chooses nothing."
-    )
+    text = f"{_distortions(run.config)} Errors are those of the last epoch; the test "
+    text += "set chooses nothing."
     if run.result is None:
         last = records[-1]
         rows = [
-            ["epochs", f"{last['epoch']} of {config['epochs']}"],
+            ["epochs", f"{last['epoch']} of {run.config['epochs']}"],
             ["test error", _percent(last["test_error"])],
             ["validation error", _percent(last["val_error"])],
         ]
@@ -41,28 +36,45 @@ def summary(run: Run, records: Records, control: Run | None) -> Section:
             " No frozen control stands beside this run: "
             "--config.hyper.frozen=True with the same flags makes one."
         )
-    names = {
-        "test error": lambda r: _percent(r["test_error"]),
-        "error of the rare classes": lambda r: _percent(table.rare_class_error(r)),
-        "validation error": lambda r: _percent(r["val_error"]),
-        "epoch of the best validation error": lambda r: str(r["best_val_epoch"]),
-        "AUROC of the noise score": lambda r: (
-            f"{r['noise_auroc']:.3f}"
-            if "noise_auroc" in r
+    columns = [
+        _figures(result, is_imbalanced=run.config["data.imbalance_ratio"] != 1)
+        for result in results.values()
+    ]
+    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
+    return Section("summary", "Summary", text, ["", *results], rows)
+
+
+def _distortions(config: Mapping[str, Any]) -> str:
+    ratio, noise = config["data.imbalance_ratio"], config["data.noise_ratio"]
+    classes = (
+        "as the data has them" if ratio == 1 else f"made imbalanced {ratio:g} to 1"
+    )
+    if not noise:
+        return f"The classes are {classes}; no train labels are changed."
+    kind = {"uniform": "drawn anew", "pair": "moved to the next class"}
+    changed = f"{100 * noise:g} % of the train labels are"
+    return f"The classes are {classes}; {changed} {kind[config['data.noise_kind']]}."
+
+
+def _figures(result: Mapping[str, Any], *, is_imbalanced: bool) -> dict[str, str]:
+    """What the summary says of a finished run, by the name of the figure."""
+    rare = {"error of the rare classes": _percent(table.rare_class_error(result))}
+    return {
+        "test error": _percent(result["test_error"]),
+        **(rare if is_imbalanced else {}),
+        "validation error": _percent(result["val_error"]),
+        "epoch of the best validation error": str(result["best_val_epoch"]),
+        "AUROC of the noise score": (
+            f"{result['noise_auroc']:.3f}"
+            if "noise_auroc" in result
             else "no labels were changed"
         ),
-        "train, validation, test points": lambda r: ", ".join(
-            f"{r[name]:,}" for name in ("num_train", "num_val", "num_test")
+        "train, validation, test points": ", ".join(
+            f"{result[name]:,}" for name in ("num_train", "num_val", "num_test")
         ),
-        "seconds": lambda r: f"{r['seconds']:.0f}",
+        "epochs": f"{result['epochs']:,}",
+        "seconds": f"{result['seconds']:.0f}",
     }
-    if config["data.imbalance_ratio"] == 1:
-        del names["error of the rare classes"]
-    rows = [
-        [name, *(show(result) for result in results.values())]
-        for name, show in names.items()
-    ]
-    return Section("summary", "Summary", text, ["", *results], rows)
 
 
 def curves(run: Run, records: Records) -> Section:
@@ -80,14 +92,19 @@ def curves(run: Run, records: Records) -> Section:
     rates = {"learning_rate": "of the network"}
     if run.learns:
         rates["hyper_learning_rate"] = "of Lambda"
+    text = "Errors are shares of the points. The lower, the better, as of the losses."
+    if run.learns:
+        text = (
+            "The train loss has weights and soft labels in it, so it may rise where "
+            "they are learned. The outer loss is that of validation batches in the "
+            "steps that learn Lambda."
+        )
     losses = {"train_loss": "train", "val_loss": "validation", "outer_loss": "outer"}
     errors = {"val_error": "validation", "test_error": "test"}
     return Section(
         "curves",
         "Learning curves",
-        "The train loss has weights and soft labels in it, so it may rise where they "
-        "are learned. The outer loss is that of validation batches in the steps that "
-        "learn Lambda.",
+        text,
         figures={
             "loss": drawn(losses, "loss"),
             "error": drawn(errors, "error in %"),
@@ -103,11 +120,12 @@ def solver(records: Records) -> Section:
         "curvature": "curvature x'Ax / x'x",
         "lambda_max": "largest eigenvalue of A",
         "neumann_horizon": "step size * lambda_max * T",
+        "diverged_steps": "solves that diverged",
     }
     drawn = {}
     for field, label in kinds.items():
         epochs, values = _values(records, field)
-        if len(epochs):
+        if epochs and (any(values) or field != "diverged_steps"):
             drawn[label] = figures.curves([(label, epochs, values)], label)
     if not drawn:
         return Section(

@@ -12,6 +12,12 @@ from autodo_jax.report_data import ReportData, load_report_data
 
 _FILES = ("config.json", "metrics.jsonl", "result.json", "dataset.csv", "report.npz")
 
+# Fields of result.json that each run has.
+_RESULT = {
+    "dataset", "method", "seed", "frozen", "imbalance_ratio", "noise_ratio", "epochs",
+    "test_error", "class_error", "seconds",
+}  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -39,7 +45,7 @@ class Run:
         """Returns the lines of metrics.jsonl."""
         path = self.path / "metrics.jsonl"
         try:
-            return [json.loads(line) for line in path.read_text().splitlines()]
+            return [_parse(line) for line in path.read_text().splitlines()]
         except (OSError, ValueError) as error:
             raise _unreadable(path, error) from error
 
@@ -94,7 +100,9 @@ def find(folders: Iterable[pathlib.Path]) -> list[Run]:
             )
         paths |= {path.parent for path in folder.rglob("result.json")}
         paths |= {
-            path.parent for path in folder.rglob("metrics.jsonl") if path.stat().st_size
+            path.parent
+            for path in folder.rglob("metrics.jsonl")
+            if path.stat().st_size and path.with_name("config.json").exists()
         }
     if not paths:
         raise ValueError("no run with an epoch behind it in the folders given")
@@ -107,19 +115,27 @@ def read(workdir: pathlib.Path) -> Run:
     Raises:
       ValueError: a file that is absent or cannot be read.
     """
-    result = workdir / "result.json"
-    return Run(
-        path=workdir,
-        config=config_lib.flatten(_read_json(workdir / "config.json")),
-        result=_read_json(result) if result.exists() else None,
-    )
+    path = workdir / "result.json"
+    result = _read_json(path) if path.exists() else None
+    if result is not None and not result.keys() >= _RESULT:
+        missing = ", ".join(sorted(_RESULT - result.keys()))
+        raise _unreadable(path, ValueError(f"it has no {missing}"))
+    config = config_lib.flatten(_read_json(workdir / "config.json"))
+    return Run(path=workdir, config=config, result=result)
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return _parse(path.read_text())
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
+
+
+def _parse(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"{text[:20]!r} is no JSON object")
+    return value
 
 
 def _unreadable(path: pathlib.Path, error: Exception) -> ValueError:

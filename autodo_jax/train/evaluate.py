@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from autodo_jax import metrics
+from autodo_jax.data.dataset import Dataset
 from autodo_jax.train.setup import Setup
 from autodo_jax.train.state import TrainState
 
@@ -27,17 +28,18 @@ def evaluate(
     return metrics.Evaluation(losses, predictions, confidences, labels)
 
 
-def features(
-    setup: Setup, state: TrainState, part: str, index: np.ndarray
-) -> np.ndarray:
-    """Returns the inputs of the head for the points `index` of a part, [F, D]."""
-    if not len(index):
-        return np.zeros((0, 0))
-    found, start = [], 0
-    for (points,) in setup.feed.batches(part, setup.config.epochs):
-        row = index[(index >= start) & (index < start + len(points.index))] - start
-        start += len(points.index)
-        if len(row):
-            values = setup.feature_step(state.params, state.batch_stats, points)
-            found.append(jax.device_get(values)[row])
-    return np.concatenate(found)
+def features(setup: Setup, state: TrainState, points: Dataset) -> np.ndarray:
+    """Returns the inputs of the head for a few points, [F, D]; no other process helps.
+
+    Args:
+      setup, state: of the run.
+      points: F of them.
+    """
+    params, batch_stats = jax.device_get((state.params, state.batch_stats))
+    inputs_of_head = jax.jit(setup.objective.features)
+    images, size = points.pixels(), setup.config.eval_batch_size
+    found = [
+        inputs_of_head(params, batch_stats, images[i : i + size])
+        for i in range(0, len(images), size)
+    ]
+    return np.concatenate(jax.device_get(found)) if found else np.zeros((0, 0))

@@ -56,7 +56,6 @@ class Setup:
     task_step: Callable
     hyper_step: Callable
     eval_step: Callable
-    feature_step: Callable
     task_key: chex.PRNGKey
     hyper_key: chex.PRNGKey
 
@@ -130,11 +129,6 @@ def prepare(
         ),
         eval_step=spmd(
             steps.create_eval_step(losses),
-            in_specs=(REPLICATED, REPLICATED, points),
-            out_specs=REPLICATED,
-        ),
-        feature_step=spmd(
-            steps.create_feature_step(losses),
             in_specs=(REPLICATED, REPLICATED, points),
             out_specs=REPLICATED,
         ),

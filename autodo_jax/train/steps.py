@@ -194,16 +194,6 @@ def create_hyper_step(
     return hyper_step
 
 
-def create_feature_step(objective: Objective) -> Callable:
-    """Returns `(params, batch_stats, points) -> inputs of the head`, [B, D]."""
-
-    def feature_step(params, batch_stats, points: pipeline.Points):
-        image = own_batch(points).image
-        return distributed.all_parts(objective.features(params, batch_stats, image))
-
-    return feature_step
-
-
 def create_eval_step(objective: Objective) -> Callable:
     """Returns `(params, batch_stats, points) -> (losses, predictions, confidences)`.
 

@@ -61,9 +61,9 @@ def finish(
     test = evaluate(setup, state, "test", config.epochs)
     result = summarize(setup, tables, train, test, journal.records)
     report = describe(setup, tables, train)
-    shown = _report_data(setup, state, tables, report, test)
     result |= {"seconds": journal.seconds()}
     if processes.is_first():
+        shown = _report_data(setup, state, tables, report, test)
         write(
             folder / dataset_report.NAME,
             lambda file: dataset_report.write_csv(file, report),
@@ -210,9 +210,10 @@ def _report_data(
 ) -> report_data.ReportData:
     rng = np.random.default_rng(setup.config.seed)
     index = np.sort(rng.permutation(len(test.labels))[:_NUM_FEATURES])
+    _, _, test_points = setup.experiment.splits
     suspects = np.argsort(-report.noise_score, kind="stable")[:_NUM_SUSPECTS]
     points = setup.experiment.splits.train
-    images = np.stack([points.images[int(i)] for i in suspects])
+    images = points.take(suspects).pixels()
     augmented = np.zeros((len(images), 0, *images.shape[1:]), np.uint8)
     if "gate" in tables:
         # A shared augmentation has a single row.
@@ -221,12 +222,14 @@ def _report_data(
         augmented = augmented_images(
             setup.config, images, gate, magnitude, num_draws=_NUM_DRAWS
         )
+    with np.errstate(over="ignore"):  # What is beyond it is not drawn.
+        inputs = features(setup, state, test_points.take(index)).astype(np.float16)
     return report_data.ReportData(
         class_names=np.asarray(points.class_names),
         test_labels=test.labels,
         test_predictions=test.predictions.astype(np.int32),
         feature_index=index,
-        features=features(setup, state, "test", index).astype(np.float16),
+        features=inputs,
         suspect_index=suspects,
         suspect_images=thumbnails(images),
         augmented_images=thumbnails(augmented),

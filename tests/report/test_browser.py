@@ -7,8 +7,10 @@ import shutil
 import pytest
 
 from autodo_jax.report import comparison, page, workdirs
+from autodo_jax.train import loop
 from tests.report.made_up import write_run
 from tests.report.test_page import SECTIONS
+from tests.train.test_loop import tiny_config
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 
@@ -28,6 +30,13 @@ def browser():
         )
         yield launched
         launched.close()
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("digits")
+    loop.run(tiny_config("autodo"), folder, show="nothing")
+    return folder
 
 
 def look_at(browser, path, width, scheme="light"):
@@ -82,6 +91,16 @@ def test_a_runs_page(browser, tmp_path, given, width):
     if given.get("method") == "autodo_shared":
         num_images = 28
     assert shown.locator(".card img").count() == num_images
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_of_a_digits_run(browser, digits_run, width):
+    shown = look_at(browser, page.write_page(digits_run), width)
+    for name in SECTIONS:
+        assert shown.locator(f"section#{name} h2").is_visible()
+    assert shown.locator("figure svg").count() == 13
+    assert shown.locator(".card").count() == 32
+    assert shown.locator(".card img").count() == 32 * 4
 
 
 def test_dark_mode_is_readable(browser, tmp_path):

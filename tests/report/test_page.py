@@ -1,6 +1,7 @@
 """report.html and comparison.html, read as any parser of HTML reads them."""
 
 import base64
+import dataclasses
 import html.parser
 import io
 import os
@@ -68,7 +69,7 @@ def test_all_sections_of_a_finished_run(tmp_path):
     # Mean over the upper half of the classes: 20 and 30.
     assert "error of the rare classes 25.00 %" in summary
     assert found.figures["curves"] == ["loss", "error", "learning rates"]
-    assert len(found.figures["solver"]) == 4
+    assert len(found.figures["solver"]) == 5
     assert "Solves that diverged: 4." in found.text("solver")
     # Every eighth of 40 points is predicted as class 0, its own in 2 cases of 5.
     assert "40 test points. Crosses are the 0 " in found.text("embedding")
@@ -106,10 +107,14 @@ def test_pages_hold_what_they_show_and_escape_names(tmp_path):
         ({"method": "baseline"}, "weights", "learns no weights"),
         ({"method": "baseline"}, "augmentation", "learns no augmentation"),
         ({"method": "autodo", "frozen": True}, "solver", "No step has learned"),
+        ({"frozen": True}, "weights", "all weights are 1"),
+        ({"frozen": True}, "augmentation", "kept at its start"),
+        ({}, "summary", "made imbalanced 10 to 1; 10 % of the train labels are drawn"),
         ({"noise_ratio": 0.0}, "summary", "no labels were changed"),
         ({"num_test": 0}, "confusion", "No test set."),
         ({"num_test": 0}, "summary", "test error no test set"),
         ({"epochs": 3}, "summary", "epochs 3 of 6"),
+        ({"epochs": 3}, "", "not finished: 3 of 6 epochs are done"),
         ({"epochs": 3}, "suspects", "has not finished yet"),
         ({"epochs": 1}, "curves", "loss"),
     ],
@@ -118,7 +123,7 @@ def test_what_a_run_has_not_is_said(tmp_path, given, section, text):
     found = parsed(write_run(tmp_path / "run", **given))
     assert text in found.text(section)
     assert [id for id in found.ids if id in SECTIONS] == list(SECTIONS)
-    unfinished = "This run has not finished." in found.text("")
+    unfinished = "This run has not finished: " in found.text("")
     assert unfinished == (given.get("epochs", EPOCHS) < EPOCHS)
 
 
@@ -127,6 +132,47 @@ def test_a_hundred_classes_are_cut_to_what_can_be_read(tmp_path):
     found = parsed(write_run(tmp_path / "run", class_names=names))
     assert "The 30 classes of 100 with the largest errors" in found.text("classes")
     assert "class 99" in found.text("classes")
+
+
+@pytest.mark.parametrize(
+    "name", ["猫", "a\x07b", "x" * 300, r"$\frac$", "</text></svg><script>"]
+)
+def test_class_names_of_any_letters(tmp_path, name):
+    # Matplotlib's warnings of fonts and of figures too small are errors here.
+    found = parsed(write_run(tmp_path / "run", class_names=(name, "b", "c", "d")))
+    assert "script" not in found.tags
+    assert name in found.text("suspects")
+
+
+def replace_data(folder, **values):
+    data = dataclasses.replace(report_data.load_report_data(folder), **values)
+    with open(folder / report_data.NAME, "wb") as file:
+        report_data.write_npz(file, data)
+
+
+@pytest.mark.parametrize(
+    ("features", "text"),
+    [
+        (np.eye(40, 5), "40 test points"),
+        (np.vstack([np.eye(39, 5), [[np.inf] * 5]]), "39 test points"),
+        (np.ones((40, 5)), "all alike"),
+        (np.arange(40.0)[:, None], "all alike"),
+        (np.full((40, 5), np.nan), "Too few"),
+    ],
+)
+def test_inputs_of_the_head_that_cannot_be_drawn(tmp_path, features, text):
+    folder = write_run(tmp_path / "run")
+    replace_data(folder, features=features.astype(np.float16))
+    assert text in parsed(folder).text("embedding")
+
+
+def test_no_images_of_suspects(tmp_path):
+    folder = write_run(tmp_path / "run")
+    shown = report_data.load_report_data(folder)
+    names = ("suspect_index", "suspect_images", "augmented_images")
+    replace_data(folder, **{name: getattr(shown, name)[:0] for name in names})
+    found = parsed(folder)
+    assert "img" not in found.tags and "Below" not in found.text("suspects")
 
 
 def test_the_same_run_makes_the_same_page(tmp_path):
@@ -183,3 +229,29 @@ def test_a_damaged_file_is_said_in_a_line(tmp_path, capsys, name):
     assert cli.main([str(folder)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"autodo_jax.report: cannot read {folder / name}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("config.json", "{}", "of another version: its files have no 'method'"),
+        ("config.json", "[1]", "is no JSON object"),
+        ("result.json", '{"seed": 0}', "it has no class_error, dataset, "),
+    ],
+)
+def test_files_of_another_version_are_said_in_a_line(
+    tmp_path, capsys, name, text, reason
+):
+    folder = write_run(tmp_path / "run", epochs=3)
+    (folder / name).write_text(text)
+    assert cli.main([str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert reason in line and str(folder) in line
+
+
+def test_metrics_of_another_program_are_no_run(tmp_path):
+    write_run(tmp_path / "run", epochs=3)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "metrics.jsonl").write_text("loss 3\n")
+    assert cli.main([str(tmp_path)]) == 0
+    assert not (tmp_path / "other" / page.NAME).exists()
