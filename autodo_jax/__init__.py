@@ -1,7 +1,8 @@
 """AutoDO in JAX: learn how to augment, weigh and relabel each training image.
 
-Two ways in: `python -m autodo_jax.main --config=configs/digits.py`, and the functions
-below, which know nothing of images. Numbers of equations, sections and lines refer to
+Three ways in: `python -m autodo_jax.main --config=configs/digits.py`;
+`optimize_dataset`, which does the same to arrays; and the functions of `implicit`,
+which know nothing of images. Numbers of equations, sections and lines refer to
 "AutoDO: Robust AutoAugment for Biased Data with Label Noise via Scalable Probabilistic
 Implicit Differentiation" (Gudovskiy et al., CVPR 2021).
 
