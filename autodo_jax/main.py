@@ -22,7 +22,7 @@ from ml_collections import config_flags
 
 from autodo_jax import config as config_lib
 from autodo_jax import processes, workdir
-from autodo_jax.data.dataset import DataError
+from autodo_jax.data.errors import DataError
 from autodo_jax.train import loop
 from autodo_jax.train.setup import RunError
 

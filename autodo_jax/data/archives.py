@@ -15,7 +15,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from autodo_jax.data.dataset import DataError
+from autodo_jax.data.errors import DataError
 
 Example = tuple[int | str, dict[str, Any]]  # (key, fields)
 T = TypeVar("T")

@@ -5,7 +5,8 @@ from typing import Any, NoReturn
 import ml_collections
 import numpy as np
 
-from autodo_jax.data.dataset import DataError, Dataset, Parts
+from autodo_jax.data.dataset import Dataset, Parts
+from autodo_jax.data.errors import DataError
 
 Arrays = tuple[Any, Any]  # (images, labels)
 

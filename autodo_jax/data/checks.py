@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from autodo_jax.data.dataset import DataError, Dataset, Parts
+from autodo_jax.data.dataset import Dataset, Parts
+from autodo_jax.data.errors import DataError
 from autodo_jax.data.images import check_size
 from autodo_jax.data.lazy import LazyImages
 

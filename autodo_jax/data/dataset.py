@@ -3,22 +3,17 @@
 Images are uint8 [N, H, W, C]; labels int32 [N] in 0..C-1.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from autodo_jax.data.lazy import LazyImages
-
-
-class DataError(ValueError):
-    """Data that is absent or cannot be used; the message says how to mend it."""
+from autodo_jax.data.lazy import LazyImages
 
 
 class Dataset(NamedTuple):
     """Images with labels; `ids` tells the points apart across formats and machines."""
 
-    images: Union[np.ndarray, "LazyImages"]  # uint8 [N, H, W, C]; lazy: data.stream
+    images: np.ndarray | LazyImages  # uint8 [N, H, W, C]; lazy: data.stream
     labels: np.ndarray  # int32 [N]
     ids: np.ndarray  # str [N]
     class_names: tuple[str, ...]

@@ -20,7 +20,8 @@ import ml_collections
 import numpy as np
 
 from autodo_jax.data import images, lazy, readers, split
-from autodo_jax.data.dataset import DataError, Dataset, Parts
+from autodo_jax.data.dataset import Dataset, Parts
+from autodo_jax.data.errors import DataError
 
 PARTS = ("train", "val", "test")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")

@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 from PIL import Image, ImageOps
 
-from autodo_jax.data.dataset import DataError
+from autodo_jax.data.errors import DataError
 
 MAX_PIXELS = 2**26  # of an image, 8192 x 8192: larger ones may be made to fill memory
 RESIZES = ("crop", "stretch")

@@ -20,7 +20,7 @@ from typing import Any
 
 from autodo_jax.data import archives, tfds
 from autodo_jax.data.cifar import cifar
-from autodo_jax.data.dataset import DataError
+from autodo_jax.data.errors import DataError
 
 READERS: dict[str, Callable[[pathlib.Path], archives.Original]] = {
     "mnist": archives.mnist,

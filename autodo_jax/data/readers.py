@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
-from autodo_jax.data.dataset import DataError
+from autodo_jax.data.errors import DataError
 
 _UNREADABLE = (
     OSError,

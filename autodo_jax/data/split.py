@@ -7,7 +7,8 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 from sklearn.utils import resample
 
-from autodo_jax.data.dataset import DataError, Dataset, Parts
+from autodo_jax.data.dataset import Dataset, Parts
+from autodo_jax.data.errors import DataError
 
 
 class Splits(NamedTuple):

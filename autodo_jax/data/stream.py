@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from autodo_jax.data.dataset import DataError, Dataset
+from autodo_jax.data.dataset import Dataset
+from autodo_jax.data.errors import DataError
 from autodo_jax.data.pipeline import Batch, Plan
 
 _THREADS, _BUFFERED = 4, 4  # that decode batches, and batches that may lie ready

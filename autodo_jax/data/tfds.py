@@ -17,7 +17,8 @@ import ml_collections
 import numpy as np
 
 from autodo_jax.data import images, lazy, split
-from autodo_jax.data.dataset import DataError, Dataset, Parts
+from autodo_jax.data.dataset import Dataset, Parts
+from autodo_jax.data.errors import DataError
 
 # Our name of a source -> TFDS's.
 NAMES = {

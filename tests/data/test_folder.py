@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from autodo_jax.data import folder
-from autodo_jax.data.dataset import DataError
+from autodo_jax.data.errors import DataError
 
 ARCHIVE = os.environ.get("AUTODO_CIFAR10_JPEG", "")
 

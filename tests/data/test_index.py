@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from autodo_jax.data import tfds
-from autodo_jax.data.dataset import DataError
+from autodo_jax.data.errors import DataError
 from tests.data.test_tfds import data_config, write_records
 from tests.data.tiny import prepare_tiny_cifar10
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from autodo_jax.data import experiment, images, lazy, tfds
-from autodo_jax.data.dataset import DataError
+from autodo_jax.data.errors import DataError
 from configs import digits
 from tests.data import test_folder
 from tests.data.test_folder import pack_tar, pack_zip, save

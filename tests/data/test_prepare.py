@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from autodo_jax.data import cifar, prepare, tfds
-from autodo_jax.data.dataset import DataError
+from autodo_jax.data.errors import DataError
 from tests.data import tiny
 from tests.data.test_tfds import data_config, load_parts, number
 

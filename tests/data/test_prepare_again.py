@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from autodo_jax.data import prepare, tfds
-from autodo_jax.data.dataset import DataError
+from autodo_jax.data.errors import DataError
 from tests.data import tiny
 from tests.data.test_prepare_refusals import (
     random_points,

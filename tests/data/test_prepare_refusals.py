@@ -9,7 +9,7 @@ import pytest
 import scipy.io
 
 from autodo_jax.data import prepare, tfds
-from autodo_jax.data.dataset import DataError
+from autodo_jax.data.errors import DataError
 from tests.data import tiny
 from tests.data.test_tfds import data_config
 

@@ -6,7 +6,8 @@ import pytest
 
 from autodo_jax.data import digits as source
 from autodo_jax.data import split
-from autodo_jax.data.dataset import DataError, Parts
+from autodo_jax.data.dataset import Parts
+from autodo_jax.data.errors import DataError
 
 
 @pytest.fixture(scope="module")

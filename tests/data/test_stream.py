@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from autodo_jax.data import lazy, pipeline, stream
-from autodo_jax.data.dataset import DataError, Dataset
+from autodo_jax.data.dataset import Dataset
+from autodo_jax.data.errors import DataError
 from tests.data import test_folder
 from tests.data.test_folder import pack_zip, save
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from autodo_jax.data import archives, images, prepare, tfds
-from autodo_jax.data.dataset import DataError
+from autodo_jax.data.errors import DataError
 from tests.data.tiny import CIFAR10_NAMES, prepare_tiny_cifar10
 
 NUM_TRAIN, NUM_TEST = 200, 50
