@@ -113,11 +113,15 @@ def test_a_run_of_another_configuration_is_told_from_this(
 
 
 def test_overwriting_removes_what_the_run_before_has_left(tmp_path, monkeypatch):
-    for name in ("result.json", "dataset.csv", "metrics.jsonl", "notes.txt"):
+    results = (
+        "result.json", "dataset.csv", "dataset.parquet", "hyperparams.npz",
+        "report.npz", "report.html", "events.out.tfevents.7.host",
+    )  # fmt: skip
+    for name in (*results, "metrics.jsonl", "notes.txt"):
         (tmp_path / name).write_text("{}")
     (tmp_path / "checkpoints/7").mkdir(parents=True)
     workdir.prepare(tmp_path, overwrite=False)
-    assert len(list(tmp_path.iterdir())) == 5
+    assert len(list(tmp_path.iterdir())) == 10
     # Cut short, what is left of them is not taken for checkpoints.
     with monkeypatch.context() as patch:
         patch.setattr(workdir.shutil, "rmtree", lambda *_, **__: None)
