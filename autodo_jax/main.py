@@ -1,7 +1,7 @@
 """Command line: one configuration, one run, one workdir.
 
 python -m autodo_jax.main --config=configs/digits.py[:METHOD] [--workdir=DIR]
-    [--config.field=value ...] [--overwrite] [--verbosity=1]
+    [--config.field=value ...] [--overwrite] [--nocompilation_cache] [--verbosity=1]
     [--distributed | --coordinator=HOST:PORT --num_processes=P --process_id=I]
 
 A run that was interrupted goes on where it was when the same command is given again.
@@ -10,6 +10,7 @@ A run that was interrupted goes on where it was when the same command is given a
 import contextlib
 import itertools
 import pathlib
+import platform
 import runpy
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import ml_collections
+import platformdirs
 from absl import flags
 from ml_collections import config_flags
 
@@ -28,6 +30,7 @@ from autodo_jax.train.setup import RunError
 
 _USAGE = 2  # exit status: the command cannot be run as it is given
 _FAILED = 1  # exit status: the run ended before it was finished
+_CACHE_BYTES = 2**30  # what was not used for longest goes
 _NOTHING = contextlib.nullcontext()
 
 
@@ -37,6 +40,7 @@ class Command(NamedTuple):
     config: ml_collections.ConfigDict  # validated
     workdir: pathlib.Path
     overwrite: bool
+    use_cache: bool  # of compiled programs
     cluster: processes.Cluster
 
 
@@ -58,6 +62,8 @@ def main(argv: Sequence[str]) -> int:
             print(f"{folder} is finished; pass --overwrite to train anew")
             return 0
         _start_processes(command.cluster)
+        if command.use_cache:
+            _keep_compiled_programs()
         with workdir.locked(folder) if processes.is_first() else _NOTHING:
             return _run(command)
     except processes.Interrupted as error:
@@ -125,6 +131,12 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
         "workdir", None, "Default: runs/CONFIG/METHOD-seedK.", flag_values=values
     )
     flags.DEFINE_bool("overwrite", False, "Replace a finished run.", flag_values=values)
+    flags.DEFINE_bool(
+        "compilation_cache",
+        True,
+        "Keep compiled programs in the user's cache folder, for the next run.",
+        flag_values=values,
+    )
     flags.DEFINE_integer(
         "verbosity", 0, "1: errors with their traceback.", flag_values=values
     )
@@ -174,13 +186,26 @@ def parse(argv: Sequence[str]) -> Command:
         values.num_processes,
         values.process_id,
     )
-    return Command(config, folder, values.overwrite, cluster)
+    return Command(config, folder, values.overwrite, values.compilation_cache, cluster)
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> str:
     """Returns runs/<config>/<method>[-frozen]-seed<k>."""
     frozen = "-frozen" if config.hyper.frozen else ""
     return f"runs/{config.name}/{config.method}{frozen}-seed{config.seed}"
+
+
+def _keep_compiled_programs() -> None:
+    """Compiles what an earlier run has compiled no more; JAX's own variables prevail.
+
+    Programs for CPUs are not for those of another machine, which may share the folder.
+    """
+    if jax.process_count() > 1 or jax.config.jax_compilation_cache_dir:
+        return
+    folder = platformdirs.user_cache_path("autodo_jax") / platform.node()
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def _start_processes(cluster: processes.Cluster) -> None:

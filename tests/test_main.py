@@ -103,3 +103,24 @@ def test_default_workdir_tells_config_method_seed_and_control():
 def test_verbosity_shows_the_traceback():
     done = command(DIGITS, "--config.epochs=-1", "--verbosity=1")
     assert done.returncode != 0 and "Traceback" in done.stderr
+
+
+def test_what_was_compiled_is_kept_for_the_next_run(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    flags = [DIGITS + ":baseline", *TINY, f"--workdir={tmp_path / 'run'}"]
+
+    def compiled():
+        return {path.name for path in tmp_path.glob("cache/autodo_jax/*/*-cache")}
+
+    assert command(*flags, "--nocompilation_cache").returncode == 0
+    assert not (tmp_path / "cache/autodo_jax").exists()
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    for _ in range(2):
+        found = compiled()
+        again = command(*flags, "--overwrite")
+        assert again.returncode == 0 and not again.stderr
+        changed = json.loads((tmp_path / "run/result.json").read_text())
+        assert changed | {"seconds": 0} == result | {"seconds": 0}
+    assert any(name.startswith("jit_task_step") for name in found), found
+    assert compiled() == found
