@@ -9,6 +9,7 @@ A run that was interrupted goes on where it was when the same command is given a
 
 import contextlib
 import itertools
+import os
 import pathlib
 import platform
 import runpy
@@ -200,7 +201,7 @@ def _keep_compiled_programs() -> None:
 
     Programs for CPUs are not for those of another machine, which may share the folder.
     """
-    if jax.process_count() > 1 or jax.config.jax_compilation_cache_dir:
+    if jax.process_count() > 1 or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     folder = platformdirs.user_cache_path("autodo_jax") / platform.node()
     jax.config.update("jax_compilation_cache_dir", str(folder))
