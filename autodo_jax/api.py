@@ -1,7 +1,10 @@
 """A data set of arrays optimized from Python, as the command line does."""
 
 import contextlib
+import functools
+import hashlib
 import pathlib
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -13,11 +16,13 @@ import ml_collections
 import numpy as np
 
 from autodo_jax import config as config_lib
+from autodo_jax import processes
 from autodo_jax import workdir as workdirs
 from autodo_jax.data import arrays
 from autodo_jax.data.dataset import Parts
 from autodo_jax.dataset_report import DatasetReport
 from autodo_jax.distributed import AXIS
+from autodo_jax.report import page
 from autodo_jax.train import loop
 from autodo_jax.train.setup import RunError
 
@@ -54,8 +59,8 @@ def optimize_dataset(
 
     Args:
       train: (images, labels), biased and mislabelled. Images [N, H, W] or
-        [N, H, W, channels], uint8 or floating in [0, 1]; labels [N], integers 0..C-1,
-        each class with a point.
+        [N, H, W, channels], of 1 or 3 channels, uint8 or floating in [0, 1]; labels
+        [N], integers 0..C-1, each class with a point.
       validation: likewise, small and clean; as the images to come.
       test: likewise, for the errors only; may be left out.
       model: a Flax module; None for the one of `config.model`. It maps float images
@@ -65,48 +70,69 @@ def optimize_dataset(
         code. Variables are "params" and "batch_stats" alone: no dropout. Several
         devices share a batch norm by `nn.BatchNorm(axis_name="data")`.
       config: as the files in configs/ make it; None for `config_for(train)`. Its
-        `data.source` is not read, its distortions are applied.
-      workdir: folder for what a run leaves; where an interrupted run goes on, and a
-        finished one is read. None: nothing stays.
+        distortions are applied; where points come from and how they are split is not
+        read.
+      workdir: folder for what a run leaves, its report.html among it; where an
+        interrupted run goes on, and a finished one is read. None: nothing stays.
       progress: shows a bar.
 
     Raises:
       ValueError: arrays, a configuration, a model or a workdir that cannot be used.
       RunError: training cannot start or go on: a batch larger than a set, points that
         are not those of the workdir, numbers that are not finite.
+      OSError: a workdir that cannot be written.
+      KeyboardInterrupt: Ctrl-C; what was done so far is saved in the workdir.
     """
     parts = arrays.to_parts(train, validation, test)
-    config = (
-        config_for(train) if config is None else config.copy_and_resolve_references()
-    )
-    config.data.source = "arrays"
-    config_lib.validate(config)
+    config = _config(config_for(train) if config is None else config, parts)
     if model is not None:
-        _check_model(model, parts, config)
+        config.model.module = _checked_model(model, parts, config)
     with _folder(workdir, config) as folder:
-        finished = loop.run(
-            config,
-            folder,
-            parts=parts,
-            model=model,
-            show="bar" if progress else "nothing",
-        )
-    setup, state = finished.setup, jax.device_get(finished.state)
+        try:
+            finished = loop.run(
+                config,
+                folder,
+                parts=parts,
+                model=model,
+                show="bar" if progress else "nothing",
+            )
+        except processes.Interrupted as error:
+            raise KeyboardInterrupt("" if workdir is None else str(error)) from error
+        if workdir is not None:
+            page.write_page(folder)
+    state = jax.device_get(finished.state)
+    objective = finished.setup.objective
+    predict = functools.partial(
+        _predict,
+        jax.jit(objective.predict),
+        state.params,
+        state.batch_stats,
+        parts.train.images.shape[1:],
+        config.eval_batch_size,
+    )
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    probabilities = jax.jit(
-        lambda images: jax.nn.softmax(
-            setup.objective.predict(state.params, state.batch_stats, images)
-        )
+    return OptimizedDataset(
+        finished.result, finished.report, objective.model, variables, predict
     )
 
-    def predict(images: Any) -> np.ndarray:
-        pixels = arrays.to_images("given", images)
-        size = config.eval_batch_size
-        batches = [pixels[i : i + size] for i in range(0, len(pixels), size)]
-        return np.concatenate([np.asarray(probabilities(batch)) for batch in batches])
 
-    return OptimizedDataset(
-        finished.result, finished.report, setup.objective.model, variables, predict
+def _predict(
+    logits: Callable,
+    params: Any,
+    batch_stats: Any,
+    shape: tuple[int, ...],
+    batch_size: int,
+    images: Any,
+) -> np.ndarray:
+    pixels = arrays.to_images("given", images)
+    if pixels.shape[1:] != shape:
+        raise ValueError(
+            f"the given images have shape {pixels.shape[1:]} each, expected {shape} as "
+            "those of the train set"
+        )
+    batches = [pixels[i : i + batch_size] for i in range(0, len(pixels), batch_size)]
+    return np.concatenate(
+        [jax.nn.softmax(logits(params, batch_stats, batch)) for batch in batches]
     )
 
 
@@ -123,7 +149,7 @@ def config_for(train: arrays.Arrays) -> ml_collections.ConfigDict:
     Raises:
       ValueError: images of another kind.
     """
-    images = arrays.to_images("train", train[0])
+    images = arrays.to_images("train", arrays.pair("train", train)[0])
     side = min(images.shape[1:3])
     config = config_lib.default_config()
     config.name = "arrays"
@@ -141,6 +167,37 @@ def config_for(train: arrays.Arrays) -> ml_collections.ConfigDict:
         config.model.stem = "imagenet"
     config.hyper.start_epoch = 30
     config_lib.apply_method(config, "autodo")
+    return config.lock()  # against unknown fields
+
+
+def _config(
+    given: ml_collections.ConfigDict, parts: Parts
+) -> ml_collections.ConfigDict:
+    """Returns a checked copy, for points that are at hand."""
+    if not isinstance(given, ml_collections.ConfigDict):
+        raise ValueError(
+            f"`config` is a {type(given).__name__}, expected a ConfigDict, as the "
+            "files in configs/ and config_for make it"
+        )
+    config = ml_collections.ConfigDict(given.copy_and_resolve_references())
+    config_lib.check_fields(config)
+    config.data.source = "arrays"
+    config_lib.validate(config)
+    data, size = config.data, parts.train.images.shape[1:3]
+    if data.image_size and tuple(data.image_size) != size:
+        raise ValueError(
+            f"config.data.image_size is {tuple(data.image_size)}, but arrays are taken "
+            f"as they are, {size}; resize them, or set it to ()"
+        )
+    for name in ("max_train_points", "max_test_points"):
+        if data[name]:
+            raise ValueError(
+                f"config.data.{name} is {data[name]}, but all points of arrays are "
+                "taken; leave some out, or set it to 0"
+            )
+    test = parts.test
+    if data.outer_set == "test" and (test is None or not len(test.labels)):
+        raise ValueError("config.data.outer_set is 'test', but there is no test set")
     return config
 
 
@@ -152,20 +209,27 @@ def _folder(
     with contextlib.ExitStack() as stack:
         if workdir is None:
             workdir = stack.enter_context(tempfile.TemporaryDirectory())
-        folder = pathlib.Path(workdir)
+        try:
+            folder = pathlib.Path(workdir).expanduser()
+        except TypeError as error:
+            raise ValueError(f"`workdir` is {workdir!r}, expected a path") from error
         try:
             stack.enter_context(workdirs.locked(folder))
             workdirs.is_finished(folder, config, overwrite=False)
             workdirs.prepare(folder, overwrite=False)
         except workdirs.WorkdirError as error:
-            raise ValueError(str(error)) from error
+            reason = str(error).partition("; pass another --workdir")[0]
+            raise ValueError(f"{reason}; pass another `workdir`") from error
         yield folder
 
 
-def _check_model(
+def _checked_model(
     model: nn.Module, parts: Parts, config: ml_collections.ConfigDict
-) -> None:
-    """Refuses a network that does not keep the contract of `optimize_dataset`."""
+) -> str:
+    """Refuses a network that does not keep the contract of `optimize_dataset`.
+
+    Returns what tells it from other networks, in this process and in later ones.
+    """
     num_classes = len(parts.train.class_names)
     height, width, channels = parts.train.images.shape[1:]
     if config.augment.crop_size:
@@ -191,8 +255,8 @@ def _check_model(
         )
     if set(variables["params"].get("head", ())) - {"bias"} != {"kernel"}:
         raise ValueError(
-            "`model` has no nn.Dense named `head` at its top level, only "
-            f"{', '.join(sorted(variables['params']))}; it is the theta of Eq. 5"
+            "`model` has no nn.Dense named `head` at its top level, the theta of Eq. 5 "
+            f"(its parts are {', '.join(sorted(variables['params']))})"
         )
     kernel = variables["params"]["head"]["kernel"].shape
     if logits.shape != (2, num_classes) or features.shape != (2, kernel[0]):
@@ -201,6 +265,10 @@ def _check_model(
             f"{features.shape}, expected (2, {num_classes}), for the classes of the "
             f"labels, and (2, {kernel[0]}), for its head"
         )
+    without_addresses = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
+    shapes = jax.tree.map(lambda leaf: leaf.shape, variables)
+    digest = hashlib.sha256(f"{without_addresses} {shapes}".encode()).hexdigest()
+    return f"{type(model).__name__} {digest[:12]}"
 
 
 def _trial(model: nn.Module) -> Callable:

@@ -159,6 +159,7 @@ def _model() -> ml_collections.ConfigDict:
     model.stem = "small"  # of resnet: small images, or imagenet (7x7 and pooling)
     model.widths = (32, 64, 64)  # of small_cnn, channels of each stage
     model.activation = "celu"  # a key of models.ACTIVATIONS; Eq. 4 needs C^1 (App. A)
+    model.module = ""  # of optimize_dataset: which network was given instead
     model.dtype = "float32"  # of the encoder's computation: float32 or bfloat16
     return model
 
@@ -222,6 +223,22 @@ def apply_method(config: ml_collections.ConfigDict, method: str | None) -> None:
 def has_hyperparams(hyper: ml_collections.ConfigDict | Method) -> bool:
     """True where any sub-model is in use, so that Lambda is not empty."""
     return hyper.augment != "none" or hyper.weights or hyper.soft_labels
+
+
+def check_fields(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError where a configuration lacks a field, or has one unknown."""
+    known = flatten(default_config().to_dict())
+    given = flatten(config.to_dict())
+    for what, names in (
+        ("unknown", given.keys() - known),
+        ("no", known.keys() - given),
+    ):
+        if names:
+            listed = ", ".join(f"config.{name}" for name in sorted(names)[:5])
+            raise ValueError(
+                f"the configuration has {what} field {listed}; begin with one of "
+                "configs/, or with config_for"
+            )
 
 
 def load(path: pathlib.Path) -> ml_collections.ConfigDict:

@@ -57,7 +57,7 @@ class DatasetReport:
             (self.suggested_label, self.label_confidence),
         ):
             # The same where the labels agree.
-            soft[self.index, [column[name] for name in labels]] = probability
+            soft[np.arange(len(soft)), [column[name] for name in labels]] = probability
         return soft / soft.sum(axis=1, keepdims=True)
 
 
@@ -117,7 +117,7 @@ def load_dataset_report(workdir: str | pathlib.Path) -> DatasetReport:
         raise ValueError(
             f"{workdir} holds no {NAME}; pass the workdir of a finished run"
         ) from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, csv.Error) as error:
         raise ValueError(
             f"cannot read {path}: {error}; repeat the run with --overwrite"
         ) from error

@@ -8,7 +8,6 @@ are linked, or copied with --copy; those of an archive are always copied.
 
 import argparse
 import collections
-import json
 import pathlib
 import shutil
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 
 import tqdm
 
+from autodo_jax import config as config_lib
 from autodo_jax.data import folder
 from autodo_jax.dataset_report import load_dataset_report
 
@@ -51,14 +51,14 @@ def export(
     if not 0 <= threshold <= 1:
         raise ValueError(f"the threshold is {threshold}, expected a number in [0, 1]")
     report = load_dataset_report(workdir)
-    data = json.loads((workdir / "config.json").read_text())["data"]
-    root = pathlib.Path(data["data_dir"]).expanduser().absolute()
-    if data["source"] != "folder":
+    data = config_lib.load(workdir / "config.json").data
+    root = pathlib.Path(data.data_dir).expanduser().absolute()
+    if data.source != "folder":
         raise ValueError(
-            f"{workdir} was trained on {data['source']}; only image folders and "
+            f"{workdir} was trained on {data.source}; only image folders and "
             "archives (configs/folder.py) are exported"
         )
-    if data.get("noise_ratio"):
+    if data.noise_ratio:
         raise ValueError(
             f"{workdir} was trained with labels changed by config.data.noise_ratio; "
             "its suspects are those, not the folder's: train without"

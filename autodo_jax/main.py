@@ -90,7 +90,6 @@ def _run(command: Command) -> int:
     if processes.is_first():
         workdir.prepare(folder, overwrite=command.overwrite)
     processes.wait_for_all("the workdir is prepared")
-    jax.config.update("jax_debug_nans", config.debug_nans)
     devices = jax.devices()
     if processes.is_first():
         print(

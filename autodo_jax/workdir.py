@@ -5,10 +5,11 @@ One run at a time writes to it, and a file in it is whole or as it was before.
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
 import filelock
@@ -134,6 +135,18 @@ def write(path: pathlib.Path, save: Callable[[IO[bytes]], Any]) -> None:
 def write_text(path: pathlib.Path, text: str) -> None:
     """As `write`, of a text."""
     write(path, lambda file: file.write(text.encode()))
+
+
+def to_json(values: Mapping[str, Any], indent: int | None = None) -> str:
+    """Returns JSON, where NaN, for what is not known, is null."""
+
+    def without_nan(value: Any) -> Any:
+        if isinstance(value, list):
+            return [without_nan(each) for each in value]
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    known = {name: without_nan(value) for name, value in values.items()}
+    return json.dumps(known, indent=indent, allow_nan=False)
 
 
 def _remove(folder: pathlib.Path) -> None:

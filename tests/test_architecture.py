@@ -22,7 +22,7 @@ ALLOWED = {
         "workdir",
         "version",
     },
-    "export": {"export", "data", "dataset_report"},
+    "export": {"export", "config", "data", "dataset_report"},
     "workdir": {"workdir", "config"},
     "main": {"main", "config", "data", "processes", "report", "train", "workdir"},
     "api": {
@@ -31,6 +31,8 @@ ALLOWED = {
         "data",
         "dataset_report",
         "distributed",
+        "processes",
+        "report",
         "train",
         "workdir",
     },

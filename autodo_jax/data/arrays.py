@@ -22,8 +22,8 @@ def to_parts(train: Arrays, validation: Arrays, test: Arrays | None = None) -> P
     """Returns points with ids by their position; without `test` a test set of none.
 
     Args:
-      train, validation, test: images [N, H, W] or [N, H, W, channels], uint8 or
-        floating in [0, 1]; labels [N], integers from 0 on.
+      train, validation, test: images [N, H, W] or [N, H, W, channels] of 1 or 3
+        channels, uint8 or floating in [0, 1]; labels [N], integers from 0 on.
 
     Raises:
       DataError: anything else.
@@ -33,11 +33,15 @@ def to_parts(train: Arrays, validation: Arrays, test: Arrays | None = None) -> P
         given["test"] = test
     images, labels = {}, {}
     for name, part in given.items():
-        if not isinstance(part, (tuple, list)) or len(part) != 2:
-            raise DataError(f"`{name}` must be a pair (images, labels)")
-        images[name] = to_images(name, part[0])
+        images[name] = to_images(name, pair(name, part)[0])
         labels[name] = _labels(name, part[1])
     num_classes = 1 + max(int(part.max()) for part in labels.values())
+    if num_classes > len(labels["train"]):
+        raise DataError(
+            f"the labels go up to {num_classes - 1}, but {len(labels['train'])} train "
+            "points have no more classes than that; "
+            "np.unique(labels, return_inverse=True) numbers them from 0 on"
+        )
     class_names = tuple(str(label) for label in range(num_classes))
     parts = {
         name: Dataset(
@@ -52,6 +56,17 @@ def to_parts(train: Arrays, validation: Arrays, test: Arrays | None = None) -> P
     return Parts(**parts)
 
 
+def pair(name: str, part: Any) -> Arrays:
+    """Returns a pair of images and labels, whatever these are.
+
+    Raises:
+      DataError: anything else.
+    """
+    if not isinstance(part, (tuple, list)) or len(part) != 2:
+        raise DataError(f"`{name}` must be a pair (images, labels)")
+    return part[0], part[1]
+
+
 def to_images(name: str, values: Any) -> np.ndarray:
     """Returns images as uint8 [N, H, W, channels].
 
@@ -62,13 +77,14 @@ def to_images(name: str, values: Any) -> np.ndarray:
     Raises:
       DataError: anything else.
     """
-    images = np.asarray(values)
+    images = _array(f"{name} images", values)
+    shape = images.shape
     if images.ndim == 3:
         images = images[..., None]
-    if images.ndim != 4 or not images.size:
+    if images.ndim != 4 or not images.size or images.shape[-1] not in (1, 3):
         raise DataError(
-            f"the {name} images have shape {np.shape(values)}, expected [N, H, W] or "
-            "[N, H, W, channels], all of them at least 1"
+            f"the {name} images have shape {shape}, expected [N, H, W] or "
+            "[N, H, W, channels], all of them at least 1, with 1 or 3 channels"
         )
     if images.dtype == np.uint8:
         return images
@@ -86,7 +102,7 @@ def to_images(name: str, values: Any) -> np.ndarray:
 
 
 def _labels(name: str, values: Any) -> np.ndarray:
-    labels = np.asarray(values)
+    labels = _array(f"{name} labels", values)
     if labels.ndim != 1 or not len(labels):
         raise DataError(
             f"the {name} labels have shape {labels.shape}, expected [N], one for each "
@@ -97,6 +113,16 @@ def _labels(name: str, values: Any) -> np.ndarray:
             f"the {name} labels are {labels.dtype}, expected integers 0..C-1; "
             "np.unique(labels, return_inverse=True) numbers class names"
         )
-    if labels.min() < 0:
-        raise DataError(f"a {name} label is {labels.min()}, expected integers 0..C-1")
+    lowest, highest = labels.min(), labels.max()
+    if lowest < 0 or highest >= 2**31 - 1:
+        wrong = lowest if lowest < 0 else highest
+        raise DataError(f"a {name} label is {wrong}, expected integers 0..C-1")
     return labels.astype(np.int32)
+
+
+def _array(name: str, values: Any) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except Exception as error:  # Whatever another library's arrays raise.
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"the {name} are no array: {reason}") from error

@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--no-html", action="store_true", help="only the table, no pages"
     )
     arguments = parser.parse_args(argv)
+    if arguments.no_html and arguments.comparison:
+        parser.error("--comparison is a page, and --no-html writes none")
     try:
         runs = workdirs.find(arguments.folders)
         finished = [run for run in runs if run.result is not None]

@@ -8,7 +8,7 @@ import numpy as np
 
 from autodo_jax.report import figures, page, table
 from autodo_jax.report.section import Section
-from autodo_jax.report.workdirs import Run
+from autodo_jax.report.workdirs import Run, RunFilesError
 from autodo_jax.workdir import write_text
 
 NAME = "comparison.html"
@@ -22,7 +22,7 @@ def write_comparison(runs: Sequence[Run], path: pathlib.Path) -> None:
       path: of the page.
 
     Raises:
-      ValueError: a file of a workdir that cannot be read.
+      RunFilesError: a file of a workdir that cannot be read.
       WriteError: the page cannot be written.
     """
     rows = table.rows(runs)
@@ -73,8 +73,7 @@ def _curves(anchor: str, name: str, rows: Sequence[table.Row]) -> Section:
 
 
 def _curve(row: table.Row, field: str, group: int) -> figures.Compared:
-    # Runs of one row have the same number of epochs.
-    values = np.array([[record[field] for record in run.records()] for run in row.runs])
+    values = np.array([_values(run, field) for run in row.runs])
     labels = row.labels
     is_control = labels["Lambda"] == "frozen"
     frozen = " (frozen)" * is_control
@@ -85,3 +84,15 @@ def _curve(row: table.Row, field: str, group: int) -> figures.Compared:
         mean=values.mean(axis=0),
         spread=values.std(axis=0, ddof=min(1, len(values) - 1)),
     )
+
+
+def _values(run: Run, field: str) -> list[float]:
+    """A metric of all epochs; runs of one row have as many."""
+    values = [record.get(field) for record in run.records()]
+    numbers = [value for value in values if isinstance(value, (int, float))]
+    if len(values) != run.config["epochs"] or len(numbers) < len(values):
+        raise RunFilesError(
+            f"{run.path / 'metrics.jsonl'} lacks {field} of some of the "
+            f"{run.config['epochs']} epochs; repeat the run with --overwrite"
+        )
+    return numbers

@@ -24,7 +24,8 @@ def write_page(workdir: pathlib.Path) -> pathlib.Path:
     """Writes report.html of a run, finished or under way, and returns its path.
 
     Raises:
-      ValueError: a file of the workdir that is absent or cannot be read.
+      RunFilesError: a file of the workdir that is absent or cannot be read, or files
+        that do not fit together.
       WriteError: the page cannot be written.
     """
     run = workdirs.read(workdir)
@@ -40,10 +41,12 @@ def write_page(workdir: pathlib.Path) -> pathlib.Path:
             sections=_sections(run),
             config=run.config,
         )
-    except KeyError as error:
-        raise ValueError(
-            f"{workdir} is of another version: its files have no {error}; repeat the "
-            "run with --overwrite"
+    except workdirs.RunFilesError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise workdirs.RunFilesError(
+            f"{workdir}: its files do not fit together, or are of another version "
+            f"({type(error).__name__}: {error}); repeat the run with --overwrite"
         ) from error
     write_text(path, text)
     return path
@@ -61,7 +64,7 @@ def _sections(run: workdirs.Run) -> list[Section]:
         predictions.classes(run, control, shown),
         points.weights(run, dataset),
         points.augmentation(run, dataset),
-        points.suspects(dataset, shown),
+        points.suspects(run, dataset, shown),
     ]
 
 

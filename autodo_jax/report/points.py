@@ -61,7 +61,9 @@ def augmentation(run: Run, dataset: DatasetReport | None) -> Section:
     )
 
 
-def suspects(dataset: DatasetReport | None, shown: ReportData | None) -> Section:
+def suspects(
+    run: Run, dataset: DatasetReport | None, shown: ReportData | None
+) -> Section:
     """Returns the points whose label is likeliest wrong."""
     section = ("suspects", "Suspicious labels")
     if dataset is None or shown is None:
@@ -75,8 +77,10 @@ def suspects(dataset: DatasetReport | None, shown: ReportData | None) -> Section
     )
     if cards:
         text += f" Below, the {len(cards)} with the highest scores, the worst first"
-        is_drawn = cards[0].augmented.size
-        text += ", each with draws of its learned augmentation." if is_drawn else "."
+        if cards[0].augmented.size:
+            kind = "its learned augmentation" if run.learns else "the augmentation"
+            text += f", each with draws of {kind}"
+        text += "."
     header = ["given label", "points", "suspects", "share", "mostly suggested"]
     rows = _suspects_by_class(dataset, is_suspect, shown.class_names.tolist())
     return Section(*section, text, header, rows, cards=cards)

@@ -11,7 +11,7 @@ import numpy as np
 import tabulate
 
 from autodo_jax import config as config_lib
-from autodo_jax.report.workdirs import Run
+from autodo_jax.report.workdirs import Run, RunFilesError
 
 # Fields of a configuration with a column of their own, or that do not tell rows apart.
 _COLUMNS = {
@@ -80,11 +80,16 @@ def rows(runs: Sequence[Run]) -> list[Row]:
 
     A further column names the fields of the configuration in which a row differs from
     most runs on its data set.
+
+    Raises:
+      RunFilesError: a method that is unknown.
     """
     usual = _usual_values(runs)
     groups: dict[tuple, list[Run]] = collections.defaultdict(list)
     for run in runs:
         result = _result(run)
+        if result["method"] not in config_lib.METHODS:
+            raise RunFilesError(f"{run.path}: unknown method {result['method']!r}")
         key = (
             result["dataset"],
             result["imbalance_ratio"],

@@ -158,4 +158,4 @@ def _values(records: Records, field: str) -> tuple[list[int], list[float]]:
 
 
 def _percent(value: float) -> str:
-    return "no test set" if np.isnan(value) else f"{value:.2f} %"
+    return "-" if np.isnan(value) else f"{value:.2f} %"

@@ -2,28 +2,41 @@
 
 import dataclasses
 import json
+import math
 import pathlib
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from autodo_jax import config as config_lib
 from autodo_jax.dataset_report import DatasetReport, load_dataset_report
 from autodo_jax.report_data import ReportData, load_report_data
 
+T = TypeVar("T")
+
 _FILES = ("config.json", "metrics.jsonl", "result.json", "dataset.csv", "report.npz")
 
 # Fields of result.json that each run has.
-_RESULT = {
-    "dataset", "method", "seed", "frozen", "imbalance_ratio", "noise_ratio", "epochs",
-    "test_error", "class_error", "seconds",
-}  # fmt: skip
+_RESULT: dict[str, Any] = {
+    "dataset": str,
+    "method": str,
+    "frozen": bool,
+    "class_error": list,
+    **dict.fromkeys(("seed", "epochs"), int),
+    **dict.fromkeys(
+        ("imbalance_ratio", "noise_ratio", "test_error", "seconds"), (int, float)
+    ),
+}
+
+
+class RunFilesError(ValueError):
+    """Files of a workdir that cannot be used; the message names it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A run by its workdir.
 
-    Its methods read further files; they raise ValueError where one cannot be read.
+    Its methods read further files; they raise RunFilesError where one cannot be read.
     """
 
     path: pathlib.Path
@@ -51,13 +64,19 @@ class Run:
 
     def dataset(self) -> DatasetReport | None:
         """Returns what was learned of each train point; None without a file."""
-        exists = (self.path / "dataset.csv").exists()
-        return load_dataset_report(self.path) if exists else None
+        return self._loaded("dataset.csv", load_dataset_report)
 
     def shown(self) -> ReportData | None:
         """Returns what a finished run left for its report; None without a file."""
-        exists = (self.path / "report.npz").exists()
-        return load_report_data(self.path) if exists else None
+        return self._loaded("report.npz", load_report_data)
+
+    def _loaded(self, name: str, load: Callable[[pathlib.Path], T]) -> T | None:
+        if not (self.path / name).exists():
+            return None
+        try:
+            return load(self.path)
+        except ValueError as error:
+            raise RunFilesError(str(error)) from error
 
     def control(self) -> "Run | None":
         """Returns the finished run beside this one that differs in `frozen` only."""
@@ -66,7 +85,7 @@ class Run:
         for path in sorted(self.path.resolve().parent.glob("*/result.json")):
             try:
                 other = read(path.parent)
-            except ValueError:
+            except RunFilesError:
                 continue  # Whatever is wrong with it is not this run's.
             if _compared(other.config) == wanted:
                 return other
@@ -89,8 +108,8 @@ def find(folders: Iterable[pathlib.Path]) -> list[Run]:
     """Returns the runs below the folders, finished or with an epoch behind them.
 
     Raises:
-      ValueError: a folder that does not exist, no run in any of them, or a file that
-        cannot be read.
+      ValueError: a folder that does not exist, or no run in any of them.
+      RunFilesError: a file that cannot be read.
     """
     paths: set[pathlib.Path] = set()
     for folder in folders:
@@ -113,13 +132,18 @@ def read(workdir: pathlib.Path) -> Run:
     """Returns the run of a workdir.
 
     Raises:
-      ValueError: a file that is absent or cannot be read.
+      RunFilesError: a file that is absent or cannot be read.
     """
     path = workdir / "result.json"
     result = _read_json(path) if path.exists() else None
-    if result is not None and not result.keys() >= _RESULT:
-        missing = ", ".join(sorted(_RESULT - result.keys()))
-        raise _unreadable(path, ValueError(f"it has no {missing}"))
+    if result is not None:
+        wrong = [
+            name
+            for name, kind in _RESULT.items()
+            if not isinstance(result.get(name), kind)
+        ]
+        if wrong:
+            raise _unreadable(path, ValueError(f"it has no {', '.join(sorted(wrong))}"))
     config = config_lib.flatten(_read_json(workdir / "config.json"))
     return Run(path=workdir, config=config, result=result)
 
@@ -132,14 +156,23 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _parse(text: str) -> dict[str, Any]:
+    """Reads an object; what was not measured, null, is NaN again."""
     value = json.loads(text)
     if not isinstance(value, dict):
         raise ValueError(f"{text[:20]!r} is no JSON object")
-    return value
+    return {name: _with_nan(each) for name, each in value.items()}
 
 
-def _unreadable(path: pathlib.Path, error: Exception) -> ValueError:
-    return ValueError(f"cannot read {path}: {error}; repeat the run with --overwrite")
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_nan(each) for each in value]
+    return math.nan if value is None else value
+
+
+def _unreadable(path: pathlib.Path, error: Exception) -> RunFilesError:
+    return RunFilesError(
+        f"cannot read {path}: {error}; repeat the run with --overwrite"
+    )
 
 
 def _compared(config: Mapping[str, Any]) -> dict[str, Any]:

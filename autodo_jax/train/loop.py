@@ -1,6 +1,5 @@
 """Algorithm 1, from a configuration to the files of a workdir."""
 
-import json
 import pathlib
 import signal
 import time
@@ -26,7 +25,7 @@ from autodo_jax.train.setup import Setup, prepare
 from autodo_jax.train.state import TrainState
 from autodo_jax.train.summary import Finished, finish
 from autodo_jax.train.tensorboard import TensorBoard
-from autodo_jax.workdir import write_text
+from autodo_jax.workdir import to_json, write_text
 
 # Steps under way at once. With more than 32 several devices of the CPU backend wait for
 # each other forever.
@@ -69,6 +68,7 @@ def run(
         write_text(workdir / "config.json", text)
     setup, state = prepare(config, parts=parts, model=model)
     with (
+        jax.debug_nans(config.debug_nans),
         progress.EpochProgress(
             config.epochs, show if processes.is_first() else "nothing"
         ) as shown,
@@ -226,5 +226,5 @@ def _mean_values(history: Sequence[dict[str, float]]) -> dict[str, float]:
 
 def _write_records(folder: pathlib.Path, journal: Journal) -> None:
     if processes.is_first():
-        lines = [json.dumps(record) + "\n" for record in journal.records]
+        lines = [to_json(record) + "\n" for record in journal.records]
         write_text(folder / "metrics.jsonl", "".join(lines))

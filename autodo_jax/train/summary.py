@@ -1,7 +1,6 @@
 """What a finished run leaves: results, dataset.csv, what its report shows."""
 
 import functools
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from autodo_jax.train.journal import Journal
 from autodo_jax.train.setup import Setup
 from autodo_jax.train.state import TrainState
 from autodo_jax.train.tensorboard import TensorBoard
-from autodo_jax.workdir import write, write_text
+from autodo_jax.workdir import to_json, write, write_text
 
 # What report.html shows: of the suspects, of each one's augmentation, of the test set.
 _NUM_SUSPECTS, _NUM_DRAWS, _NUM_FEATURES = 32, 3, 1000
@@ -79,7 +78,7 @@ def finish(
         )
         board.add_result(config.epochs, report, shown)
         write(folder / "hyperparams.npz", lambda file: np.savez(file, **tables))
-        write_text(folder / "result.json", json.dumps(result, indent=2) + "\n")
+        write_text(folder / "result.json", to_json(result, indent=2) + "\n")
     processes.wait_for_all("the result is written")
     return Finished(setup, state, result, report)
 
