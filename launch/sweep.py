@@ -17,6 +17,7 @@ After SIGTERM or Ctrl-C the run saves its state, and the grid ends.
 import os
 import pathlib
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -79,10 +80,14 @@ class Run(NamedTuple):
     distortion: str = ""  # IR-NR; "": the file's own
     variant: str = ""  # a key of ABLATIONS
 
-    def command(self, config: str, root: str, overrides: Sequence[str]) -> list[str]:
-        """Returns the arguments that start the run, its workdir below `root`."""
+    def workdir(self, root: str) -> pathlib.Path:
+        """Returns where the run is, below `root`."""
         frozen = "-frozen" if self.frozen else ""
         name = f"{self.method}{frozen}-seed{self.seed}"
+        return pathlib.Path(root, self.distortion, self.variant, name)
+
+    def command(self, config: str, root: str, overrides: Sequence[str]) -> list[str]:
+        """Returns the arguments that start the run, its workdir below `root`."""
         fields = [f"seed={self.seed}", f"hyper.frozen={self.frozen}"]
         if self.distortion:
             imbalance, noise = self.distortion.split("-")
@@ -93,7 +98,7 @@ class Run(NamedTuple):
             "-m",
             "autodo_jax.main",
             f"--config={config}:{self.method}",
-            f"--workdir={pathlib.Path(root, self.distortion, self.variant, name)}",
+            f"--workdir={self.workdir(root)}",
             *(f"--config.{field}" for field in fields),
             *overrides,
         ]
@@ -155,21 +160,34 @@ def main(argv: Sequence[str]) -> int:
         "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(root, "compiled").absolute()),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }
-    environment = cache | os.environ
+    return run_grid(grid, root, overrides, cache | os.environ)
+
+
+def run_grid(
+    grid: Sequence[Run],
+    root: str,
+    overrides: Sequence[str],
+    environment: Mapping[str, str],
+) -> int:
+    """Runs this task's share of a grid; returns the status of the first that fails."""
     numbers = range(_TASK.value, len(grid), _NUM_TASKS.value)
-    start = time.monotonic()
+    seconds: list[float] = []  # of the runs that were not finished before
     for done, number in enumerate(numbers):
         command = grid[number].command(_CONFIG.value, root, overrides)
-        each = (time.monotonic() - start) / max(done, 1)
-        left = f", {each * (len(numbers) - done) / 60:.0f} min left" if done else ""
-        if _DRY_RUN.value:
-            left = ""
+        left = ""
+        if seconds:
+            minutes = statistics.mean(seconds) * (len(numbers) - done) / 60
+            left = f", {minutes:.0f} min left at most"
         text = " ".join(command[1:])
         print(f"run {number + 1} of {len(grid)}{left}: {text}", flush=True)
         if not _DRY_RUN.value:
+            is_new = not (grid[number].workdir(root) / "result.json").exists()
+            start = time.monotonic()
             status = run(command, environment)
             if status:
                 return status
+            if is_new:
+                seconds.append(time.monotonic() - start)
     return 0
 
 

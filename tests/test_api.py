@@ -1,16 +1,22 @@
 """optimize_dataset on arrays: numbers of the command line, networks, refusals."""
 
 import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
 import autodo_jax
-from autodo_jax import main
+from autodo_jax import api, main, processes
+from autodo_jax.data import arrays, split
 from autodo_jax.data import digits as digits_source
-from autodo_jax.data import split
+from autodo_jax.train import loop
 from tests.train.test_loop import tiny_config
 
 RNG = np.random.default_rng(0)
@@ -50,6 +56,7 @@ def test_it_comes_to_the_numbers_of_the_command_line(optimized, tmp_path):
     arguments = [f"--config={tmp_path / 'tiny.py'}", f"--workdir={folder}"]
     assert main.main(["main", *arguments]) == 0
     workdir, found = optimized
+    assert (workdir / "report.html").exists()
     expected = json.loads((folder / "result.json").read_text())
     for changing in ("seconds", "dataset"):
         del expected[changing], found.result[changing]
@@ -123,15 +130,17 @@ class Perceptron(nn.Module):
 
     classes: int = 10
     name_of_head: str = "head"
+    units: int = 16
+    activation: Callable = nn.celu
 
     def setup(self):
-        self.hidden = nn.Dense(16)
+        self.hidden = nn.Dense(self.units)
         self.norm = nn.BatchNorm(axis_name="data")
         setattr(self, self.name_of_head, nn.Dense(self.classes))
 
     def features(self, images, *, train):
         x = self.hidden(images.reshape(len(images), -1))
-        return nn.celu(self.norm(x, use_running_average=not train))
+        return self.activation(self.norm(x, use_running_average=not train))
 
     def __call__(self, images, *, train):
         return getattr(self, self.name_of_head)(self.features(images, train=train))
@@ -208,8 +217,12 @@ GOOD = (images(40, 8, 8, 1), LABELS)
         ((images(40, 8, 8), LABELS.astype(str)), "np.unique"),
         ((images(40, 8, 8), LABELS - 1), "a train label is -1"),
         ((images(40, 8, 8), LABELS // 2 * 2), "no points of class 1, 3, 5, 7, 9"),
+        ((images(40, 8, 8), LABELS.astype(np.uint64) + 2**40), "label is 10995116277"),
+        ((images(40, 8, 8), LABELS + 10**7), "the labels go up to 10000009, but 40"),
+        ((images(40, 8, 8, 5), LABELS), "with 1 or 3 channels"),
+        (([[[1], [1, 2]]], LABELS), "the train images are no array"),
         ((images(40, 9, 8), LABELS), "expected 8x8|9x8"),
-        ((images(40, 8, 8, 3), LABELS), "train images|channels"),
+        ((images(40, 8, 8, 3), LABELS), "validation images have 1 channels"),
         (GOOD, "40 of 40 validation images are in the train set"),
     ],
 )
@@ -219,11 +232,88 @@ def test_arrays_that_cannot_be_used_are_refused(train, expected):
     assert "\n" not in str(raised.value)
 
 
-def test_a_configuration_out_of_range_is_refused():
+def changed(**fields):
     config = tiny_config("baseline")
-    config.task.momentum = 1.5
-    with pytest.raises(ValueError, match=r"config.task.momentum is 1.5"):
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+@pytest.mark.parametrize(
+    "config, expected",
+    [
+        (changed(**{"task.momentum": 1.5}), "config.task.momentum is 1.5"),
+        (changed(**{"data.image_size": (9, 9)}), "but arrays are taken as they are"),
+        (changed(**{"data.max_train_points": 5}), "all points of arrays are taken"),
+        (changed(**{"data.outer_set": "test"}), "there is no test set"),
+        (changed(epoch=3), "has unknown field config.epoch;"),
+        (ml_collections.ConfigDict(), "has no field config.augment.color_num_ops"),
+        ({"epochs": 1}, "is a dict, expected a ConfigDict"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_refused(config, expected):
+    with pytest.raises(ValueError, match=expected) as raised:
         autodo_jax.optimize_dataset(GOOD, GOOD, config=config, progress=False)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_default_configuration_has_no_field_that_is_unknown():
+    with pytest.raises(AttributeError):
+        autodo_jax.config_for(GOOD).epoch = 3
+    with pytest.raises(ValueError, match="`train` must be a pair"):
+        autodo_jax.config_for(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 9), (3, 8, 8, 3)])
+def test_images_of_another_shape_are_not_classified(optimized, shape):
+    with pytest.raises(ValueError, match=r"expected \(8, 8, 1\) as those of the train"):
+        optimized[1].predict(images(*shape))
+
+
+@pytest.mark.parametrize("model", [None, Perceptron(), Perceptron(units=17)])
+def test_a_workdir_of_another_network_is_refused(digits, tmp_path, model):
+    (tmp_path / "checkpoints").mkdir()
+    config = tiny_config("autodo_s", epochs=2)
+    given = config.copy_and_resolve_references()
+    given.data.source, given.model.module = "arrays", "Perceptron 0123456789ab"
+    (tmp_path / "config.json").write_text(given.to_json_best_effort())
+    with pytest.raises(ValueError, match=r"run with another config\.model\.mod"):
+        autodo_jax.optimize_dataset(
+            *digits, model=model, config=config, workdir=tmp_path, progress=False
+        )
+
+
+def test_networks_have_names_that_last(digits):
+    parts = arrays.to_parts(*digits)
+    names = [
+        api._checked_model(model, parts, tiny_config("autodo_s"))
+        for model in (
+            Perceptron(),
+            Perceptron(),
+            Perceptron(units=17),
+            Perceptron(activation=nn.tanh),
+        )
+    ]
+    assert names[0] == names[1] and len(set(names)) == 3
+    code = (
+        "from tests.test_api import *; config = tiny_config('autodo_s');"
+        "point = np.zeros((10, 8, 8)), np.arange(10);"
+        "print(api._checked_model(Perceptron(), arrays.to_parts(point, point), config))"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert other.stdout.strip() == names[0]
+
+
+def test_ctrl_c_is_what_python_makes_of_it(digits, monkeypatch, tmp_path):
+    def interrupted(*_, **__):
+        raise processes.Interrupted("saved; the same command goes on", signal.SIGINT)
+
+    monkeypatch.setattr(loop, "run", interrupted)
+    for workdir, said in ((None, ""), (tmp_path, "saved; the same command goes on")):
+        with pytest.raises(KeyboardInterrupt) as raised:
+            autodo_jax.optimize_dataset(*digits, workdir=workdir, progress=False)
+        assert str(raised.value) == said
 
 
 @pytest.mark.parametrize("side, network", [(8, "small_cnn"), (65, "resnet")])

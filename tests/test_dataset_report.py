@@ -77,6 +77,7 @@ def test_its_columns_are_those_of_the_contract_for_any_reader(tmp_path):
         ("", "cannot read "),
         ("index,id\n0,a\n", "cannot read "),
         ("index,id\n0\n", "cannot read "),
+        ('index,id\n0,"' + "x" * 200_000, "cannot read "),
     ],
 )
 def test_what_is_no_report_is_refused_in_a_line(content, expected, tmp_path):

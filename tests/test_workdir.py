@@ -112,6 +112,11 @@ def test_a_run_of_another_configuration_is_told_from_this(
     assert not workdir.is_finished(tmp_path, digits.get_config(), overwrite=True)
 
 
+def test_what_is_not_known_is_null():
+    text = workdir.to_json({"a": float("nan"), "b": [1.5, float("nan")], "c": "NaN"})
+    assert text == '{"a": null, "b": [1.5, null], "c": "NaN"}'
+
+
 def test_overwriting_removes_what_the_run_before_has_left(tmp_path, monkeypatch):
     results = (
         "result.json", "dataset.csv", "dataset.parquet", "hyperparams.npz",

@@ -53,4 +53,6 @@ def main(workdir: str, threshold: float = 0.5) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: python {sys.argv[0]} WORKDIR")
     main(sys.argv[1])

@@ -90,4 +90,6 @@ def main(workdirs: Sequence[str], fit: Fit = fit) -> dict[str, list[float]]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(f"usage: python {sys.argv[0]} WORKDIR [WORKDIR ...]")
     main(sys.argv[1:])

@@ -63,4 +63,6 @@ def fit(points: Points) -> Callable[[np.ndarray], np.ndarray]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(f"usage: python {sys.argv[0]} WORKDIR [WORKDIR ...]")
     main(sys.argv[1:], fit)

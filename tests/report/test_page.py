@@ -111,6 +111,7 @@ def test_pages_hold_what_they_show_and_escape_names(tmp_path):
         ({"frozen": True}, "augmentation", "kept at its start"),
         ({}, "summary", "made imbalanced 10 to 1; 10 % of the train labels are drawn"),
         ({"noise_ratio": 0.0}, "summary", "no labels were changed"),
+        ({"frozen": True}, "suspects", "each with draws of the augmentation."),
         ({"num_test": 0}, "confusion", "No test set."),
         ({"num_test": 0}, "summary", "test error -"),
         ({"epochs": 3}, "summary", "epochs 3 of 6"),
@@ -229,6 +230,35 @@ def test_a_damaged_file_is_said_in_a_line(tmp_path, capsys, name):
     assert cli.main([str(folder)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"autodo_jax.report: cannot read {folder / name}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("metrics.jsonl", lambda text: text.splitlines()[0], "lacks val_error of some"),
+        ("metrics.jsonl", lambda text: text.replace("test_error", "x"), "test_error"),
+        ("result.json", lambda text: text.replace("12.5", '"x"'), "no test_error"),
+        ("result.json", lambda text: text.replace("autodo", "zzz"), "unknown method"),
+        ("dataset.csv", lambda text: "\n".join(text.splitlines()[:9]), "do not fit"),
+        ("dataset.csv", lambda text: text.replace("cat", "dog"), "do not fit"),
+    ],
+)
+def test_files_that_do_not_fit_together_are_said_in_a_line(
+    tmp_path, capsys, name, change, reason
+):
+    for seed in (0, 1):
+        path = write_run(tmp_path / str(seed), seed=seed) / name
+    path.write_text(change(path.read_text()))
+    assert cli.main([str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert reason in line and str(path.parent) in line
+
+
+def test_a_page_that_is_not_written_is_not_asked_for(tmp_path, capsys):
+    with pytest.raises(SystemExit) as raised:
+        cli.main([str(tmp_path), "--no-html", "--comparison=x.html"])
+    assert raised.value.code == 2
+    assert "--no-html writes none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
