@@ -205,7 +205,7 @@ def _keep_compiled_programs() -> None:
     folder = platformdirs.user_cache_path("autodo_jax") / platform.node()
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _start_processes(cluster: processes.Cluster) -> None:
