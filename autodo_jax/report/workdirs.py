@@ -46,13 +46,14 @@ class Run:
     @property
     def learns(self) -> bool:
         """True where the outer loop learns Lambda, from `hyper.start_epoch` on."""
-        config = self.config
-        has_lambda = (
-            config["hyper.augment"] != "none"
-            or config["hyper.weights"]
-            or config["hyper.soft_labels"]
+        names = (
+            "augment.policy",
+            "hyper.augment",
+            "hyper.weights",
+            "hyper.soft_labels",
         )
-        return has_lambda and not config["hyper.frozen"]
+        method = config_lib.Method(*(self.config[name] for name in names))
+        return config_lib.has_hyperparams(method) and not self.config["hyper.frozen"]
 
     def records(self) -> list[dict[str, Any]]:
         """Returns the lines of metrics.jsonl."""

@@ -1,4 +1,7 @@
-"""The pages in a real browser, on a wide and on a narrow screen."""
+"""The pages in a real browser, on a wide and on a narrow screen.
+
+AUTODO_SCREENSHOTS=DIR keeps what was seen.
+"""
 
 import os
 import pathlib
