@@ -3,11 +3,12 @@
 Layers follow torch's conventions, so that published networks keep their numbers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import chex
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 Activation = Callable[[chex.Array], chex.Array]
@@ -47,6 +48,54 @@ def conv(
         dtype=dtype,
         kernel_init=kernel_init,
     )
+
+
+def convolve_patches(
+    images: chex.Array,
+    kernel: chex.Array,
+    window_strides: Sequence[int],
+    padding: str,
+    **_: Any,
+) -> chex.Array:
+    """`jax.lax.conv_general_dilated`, written as one product of matrices on CPUs.
+
+    XLA's convolutions there are slow in their gradients: a `SmallCNN` trains 1.5 times
+    as fast so (docs/performance.md). Not for wide layers of large images, whose patches
+    outweigh that.
+
+    Args:
+      images: [B, H, W, C].
+      kernel: [height, width, C, C'].
+      window_strides: along height and width.
+      padding: as of `jax.lax.padtype_to_pads`.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.lax.conv_general_dilated(
+            images,
+            kernel,
+            window_strides,
+            padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+    size, strides = kernel.shape[:2], tuple(window_strides)
+    pads = jax.lax.padtype_to_pads(images.shape[1:3], size, strides, padding)
+    padded = jnp.pad(images, ((0, 0), *pads, (0, 0)))
+    height, width = (
+        (extent - window) // stride + 1
+        for extent, window, stride in zip(padded.shape[1:3], size, strides, strict=True)
+    )
+    patches = [
+        padded[
+            :,
+            top : top + (height - 1) * strides[0] + 1 : strides[0],
+            left : left + (width - 1) * strides[1] + 1 : strides[1],
+        ]
+        for top in range(size[0])
+        for left in range(size[1])
+    ]
+    rows = jnp.concatenate(patches, -1).reshape(-1, kernel[..., 0].size)
+    outputs = rows @ kernel.reshape(-1, kernel.shape[-1])
+    return outputs.reshape(-1, height, width, kernel.shape[-1])
 
 
 def norm(dtype: Any, axis_name: str | None) -> nn.BatchNorm:

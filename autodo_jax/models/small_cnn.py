@@ -7,7 +7,7 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from autodo_jax.models.network import Activation, Network, norm, widen
+from autodo_jax.models.network import Activation, Network, convolve_patches, norm, widen
 
 
 class SmallCNN(Network):
@@ -37,6 +37,7 @@ class SmallCNN(Network):
                 strides=1 if stage == 0 else 2,
                 use_bias=False,
                 dtype=self.dtype,
+                conv_general_dilated=convolve_patches,
             )
             for stage, width in enumerate(self.widths)
         ]

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+import scipy.signal
 import scipy.special
 
 from autodo_jax import models
-from autodo_jax.models.network import Network
+from autodo_jax.models.network import Network, convolve_patches
 from tests.models import random_variables
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -187,3 +188,38 @@ def test_unknown_names_are_refused_with_the_known_ones():
         create("vgg")
     with pytest.raises(ValueError, match=r"model\.activation.*'silu'.*got 'swish'"):
         create("small_cnn", activation="swish")
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(8, 8), (7, 5)])
+def test_convolution_by_patches_is_a_correlation(stride, size):
+    """Values and gradients, against scipy's correlation at the strided positions."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(2, *size, 3))
+    kernel = rng.normal(size=(3, 3, 3, 4))
+    given = rng.normal(size=(2, -(-size[0] // stride), -(-size[1] // stride), 4))
+    pads = jax.lax.padtype_to_pads(size, (3, 3), (stride, stride), "SAME")
+    padded = np.pad(images, ((0, 0), *pads, (0, 0)))
+
+    def expected(images):
+        return np.stack(
+            [
+                scipy.signal.correlate(image, kernel[..., c], "valid")[..., 0]
+                for image in images
+                for c in range(4)
+            ]
+        ).reshape(2, 4, *(n - 2 for n in images.shape[1:3]))
+
+    values = expected(padded)[..., ::stride, ::stride].transpose(0, 2, 3, 1)
+    with jax.enable_x64(True):
+        found, pullback = jax.vjp(
+            lambda *operands: convolve_patches(*operands, (stride, stride), "SAME"),
+            jnp.asarray(images),
+            jnp.asarray(kernel),
+        )
+        of_images, of_kernel = pullback(jnp.asarray(given))
+    np.testing.assert_allclose(found, values, atol=1e-12)
+    # Bilinear: <given, conv(x, k)> is the value of either gradient at its operand.
+    product = np.vdot(given, values)
+    np.testing.assert_allclose(np.vdot(of_images, images), product, rtol=1e-12)
+    np.testing.assert_allclose(np.vdot(of_kernel, kernel), product, rtol=1e-12)

@@ -1,0 +1,97 @@
+"""What the benchmarks share: turns, random data, the record around the numbers."""
+
+import argparse
+import json
+import pathlib
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from typing import Any
+
+import jax
+import numpy as np
+
+from autodo_jax.data.dataset import Dataset, Parts
+
+_PEERS = ("torch", "kornia", "dm-pix")
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Returns a parser of the flag that all benchmarks have."""
+    arguments = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("--json", help="file to write the samples to")
+    return arguments
+
+
+def write(path: str | None, **results: Any) -> None:
+    """Writes what was measured, with what it was measured on; nothing without a path."""
+    if not path:
+        return
+    record = {
+        "command": " ".join(["python", *sys.argv]),
+        "date": time.strftime("%Y-%m-%d"),
+        "device": jax.devices()[0].device_kind,
+        "processor": platform.processor() or platform.machine(),
+        "cores": len(jax.devices()) if jax.default_backend() != "cpu" else _cores(),
+        "jax": jax.__version__,
+        "peers": {name: metadata.version(name) for name in _PEERS if _has(name)},
+        **results,
+    }
+    pathlib.Path(path).write_text(json.dumps(record, indent=1) + "\n")
+
+
+def in_turns(
+    programs: Mapping[str, Callable[[], Any]], repeats: int, *, warmup: int = 2
+) -> dict[str, list[float]]:
+    """Milliseconds of each program, which take turns so that a slow spell slows all.
+
+    Args:
+      programs: each returns when its work is done, or JAX arrays that are waited for.
+      repeats: turns that are kept.
+      warmup: turns before them, which compile and touch new memory.
+    """
+    times: dict[str, list[float]] = {name: [] for name in programs}
+    for turn in range(-warmup, repeats):
+        for name, program in programs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(program())
+            if turn >= 0:
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def random_parts(
+    num_points: int, size: int, *, channels: int = 3, num_classes: int = 10
+) -> Parts:
+    """Random pixels and labels; validation and test sets of at most 1,000 points."""
+    rng = np.random.default_rng(0)
+
+    def dataset(num_points: int) -> Dataset:
+        shape = (num_points, size, size, channels)
+        return Dataset(
+            images=rng.integers(0, 256, shape, dtype=np.uint8),
+            labels=(np.arange(num_points) % num_classes).astype(np.int32),
+            ids=np.arange(num_points).astype(str),
+            class_names=tuple(map(str, range(num_classes))),
+        )
+
+    evaluated = max(min(num_points, 1000), num_classes)
+    return Parts(dataset(num_points), dataset(evaluated), dataset(evaluated))
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+
+
+def _has(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
