@@ -28,7 +28,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def write(path: str | None, **results: Any) -> None:
-    """Writes what was measured, with what it was measured on; nothing without a path."""
+    """Writes what was measured, and on what; nothing without a path."""
     if not path:
         return
     record = {

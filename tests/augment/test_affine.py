@@ -2,6 +2,7 @@
 
 import dm_pix
 import jax
+import jax.test_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -147,3 +148,18 @@ def test_zoom_far_below_zero_stays_finite():
 
     value, grad = jax.value_and_grad(total)(jnp.float32(-2))
     assert np.isfinite(value) and np.isfinite(grad)
+
+
+def test_derivatives_of_both_orders_equal_finite_differences(x64):
+    """In map and images; forward and reverse; away from pixels, where slopes jump."""
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.random((2, 5, 6, 3)))
+    pull_map = jnp.asarray(
+        [
+            [[0.9, 0.1, 0.23], [-0.2, 0.8, 0.11], [0, 0, 1]],
+            [[0.31, 0.02, -0.17], [0.07, 0.37, 0.29], [0, 0, 1]],
+        ]
+    )
+    jax.test_util.check_grads(
+        affine.resample, (images, pull_map), order=2, modes=("fwd", "rev"), eps=1e-6
+    )
