@@ -142,7 +142,7 @@ def _read(images: chex.Array, x: chex.Array, y: chex.Array) -> chex.Array:
     places, across, down = _neighbours(images, x, y)
     across, down = across[..., None], down[..., None]
     # Whole pixels are gathered from a flat list: XLA's fastest form of a gather on CPU.
-    pixels = jnp.reshape(images, (-1, images.shape[3]))
+    pixels = images.reshape(-1, images.shape[3])
     (top_left, top_right), (bottom_left, bottom_right) = (
         [pixels.at[place].get(mode="promise_in_bounds") for place in row]
         for row in places
@@ -183,7 +183,7 @@ def _slopes(
     places, across, between = _neighbours(images, x, y)
     if along == "y":
         places, between = [[*column] for column in zip(*places, strict=True)], across
-    flat, channels = jnp.ravel(images), images.shape[3]
+    flat, channels = images.reshape(-1), images.shape[3]
 
     def slope(c: int) -> chex.Array:
         first, second = (
