@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from autodo_jax import config as config_lib
 from autodo_jax.augment.learned import OPERATIONS
 from autodo_jax.data.errors import DataError
-from autodo_jax.train import loop, setup
+from autodo_jax.train import evaluate, setup
 from autodo_jax.train.setup import RunError
 from tests.train.test_loop import tiny_config
 
@@ -110,7 +110,7 @@ def test_what_is_in_range_takes_a_step_or_is_refused_by_name(changes):
             (points, *_) = ready.feed.batches("hyper", config.hyper.start_epoch)
             state, values = ready.hyper_step(state, *points, ready.hyper_key)
             assert int(state.hyper_optimizer_state.count) == 1
-        evaluation = loop.evaluate(ready, state, "test", 0)
+        evaluation = evaluate.evaluate(ready, state, "test", 0)
         assert evaluation.losses.shape == (len(ready.experiment.splits.test.labels),)
     except (DataError, RunError) as error:
         assert_names_a_field(str(error))

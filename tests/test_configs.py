@@ -8,7 +8,7 @@ import pytest
 
 from autodo_jax.data import sources
 from autodo_jax.data.dataset import Dataset, Parts
-from autodo_jax.train import loop, setup
+from autodo_jax.train import evaluate, setup
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 # Sides of the images as a source gives them, where the file resizes none.
@@ -56,5 +56,5 @@ def test_a_config_takes_its_steps(name, monkeypatch):
     # Next to a random start the paper's step size may be too large for the series.
     assert np.isfinite(values["outer_loss"]) and np.isfinite(values["residual_norm"])
     assert all((state.tables[name] != before[name]).any() for name in before)
-    evaluation = loop.evaluate(ready, state, "test", 0)
+    evaluation = evaluate.evaluate(ready, state, "test", 0)
     assert len(evaluation.losses) == 20 and np.isfinite(evaluation.losses).all()

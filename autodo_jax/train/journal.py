@@ -21,6 +21,9 @@ _MAIN = ("train_loss", "grad_norm", "outer_loss", "hypergrad_norm", "lambda_norm
 _RATES = ("learning_rate", "hyper_learning_rate")
 # Steps whose metrics are fetched at once, which then are looked at.
 _FETCH_STEPS = 32
+# Steps under way at once. With more than 32 several devices of the CPU backend wait for
+# each other forever.
+MAX_STEPS_IN_FLIGHT = 8
 _ADVICE = {
     "task": "--config.task.learning_rate, or bound its gradient by "
     "--config.task.clip_norm",
@@ -28,7 +31,8 @@ _ADVICE = {
     "--config.hyper.max_update",
 }
 
-History = dict[str, list[dict[str, chex.Array]]]
+Metrics = dict[str, chex.Array]
+History = dict[str, list[dict[str, float]]]
 
 
 @dataclasses.dataclass
@@ -37,8 +41,9 @@ class Journal:
 
     Attributes:
       records: lines of metrics.jsonl, of the finished epochs.
-      history: metrics of each step of the epoch under way, by phase: as many steps are
-        behind it.
+      history: metrics of each step of the epoch under way, by phase, of those that are
+        fetched from the devices.
+      pending: phase and metrics of the steps behind them, oldest first.
       step: task and hyper steps behind the run, in all.
       data: fingerprint of the points.
       former_seconds: of the starts before this one.
@@ -51,6 +56,7 @@ class Journal:
     step: int = 0
     former_seconds: float = 0.0
     stop_on_divergence: bool = False
+    pending: list[tuple[str, Metrics]] = dataclasses.field(default_factory=list)
     _start: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
@@ -62,32 +68,44 @@ class Journal:
         """Seconds of training, over all starts."""
         return self.former_seconds + time.monotonic() - self._start
 
-    def end_step(self, phase: str, values: dict[str, chex.Array]) -> None:
-        """Notes the metrics of a step.
+    def num_steps(self, phase: str) -> int:
+        """Returns the steps of the epoch under way that are behind the run."""
+        return len(self.history[phase]) + sum(name == phase for name, _ in self.pending)
+
+    def end_step(self, phase: str, values: Metrics) -> None:
+        """Notes the metrics of a step, and now and then fetches those of former ones.
 
         Raises:
-          RunError: those of this or of an earlier step are not finite.
+          RunError: those of an earlier step are not finite.
         """
-        self.history[phase].append(values)
+        self.pending.append((phase, values))
         self.step += 1
-        if len(self.history[phase]) % _FETCH_STEPS == 0:
-            self.fetch()
+        if self.num_steps(phase) % _FETCH_STEPS == 0:
+            self._take(MAX_STEPS_IN_FLIGHT)  # All others are done: nothing waits.
 
-    def fetch(self) -> dict[str, list[dict[str, float]]]:
-        """Returns the metrics of the epoch under way, fetched from the device.
+    def fetch(self, other: Any = ()) -> tuple[dict[str, list[dict[str, float]]], Any]:
+        """Returns the metrics of the epoch under way, and `other` on the host.
+
+        Args:
+          other: pytree of arrays, fetched from the devices at the same time.
 
         Raises:
           RunError: one is not finite, or a linear solve diverges that should not;
             names the first step where that is so.
         """
-        for phase, steps in self.history.items():
-            start = sum(map(is_fetched, steps))
-            fetched = jax.device_get(steps[start:])
-            for number, values in enumerate(fetched, start):
-                steps[number] = {name: float(value) for name, value in values.items()}
-                self._check_finite(phase, number)
-                self._check_solve(number, steps[number])
-        return self.history
+        return self.history, self._take(0, other)
+
+    def _take(self, num_left: int, other: Any = ()) -> Any:
+        """Fetches, at once, pending metrics but the last `num_left`, and `other`."""
+        done = self.pending[: len(self.pending) - num_left]
+        self.pending = self.pending[len(done) :]
+        fetched, other = jax.device_get(([values for _, values in done], other))
+        for (phase, _), values in zip(done, fetched, strict=True):
+            steps = self.history[phase]
+            steps.append({name: float(value) for name, value in values.items()})
+            self._check_finite(phase, len(steps) - 1)
+            self._check_solve(len(steps) - 1, steps[-1])
+        return other
 
     def _check_finite(self, phase: str, number: int) -> None:
         values = self.history[phase][number]
@@ -116,7 +134,7 @@ class Journal:
     def end_epoch(self, record: dict[str, Any]) -> None:
         """Notes the metrics of an epoch."""
         self.records.append(record)
-        self.history = _empty_history()
+        self.history, self.pending = _empty_history(), []
 
     def to_json(self) -> dict[str, Any]:
         """Returns the journal as JSON can hold it; `Journal.from_json` reads it.
@@ -127,7 +145,7 @@ class Journal:
         return {
             "data": self.data,
             "records": self.records,
-            "history": self.fetch(),
+            "history": self.fetch()[0],
             "step": self.step,
             "seconds": self.seconds(),
         }
@@ -146,11 +164,6 @@ def advice_on_divergence(lambda_max: float) -> str:
         f"a Neumann series needs a step_size < 2 / lambda_max = {bound:.3g}; "
         "lower --config.hyper.step_size or pass --config.hyper.auto_step_size=True"
     )
-
-
-def is_fetched(values: Mapping[str, Any]) -> bool:
-    """True of a step's metrics that are numbers of the host."""
-    return all(isinstance(value, float) for value in values.values())
 
 
 def _empty_history() -> History:

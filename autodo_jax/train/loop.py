@@ -13,23 +13,18 @@ import numpy as np
 
 from autodo_jax import processes
 from autodo_jax.data.dataset import Parts
-from autodo_jax.train import progress
-from autodo_jax.train.evaluate import evaluate
+from autodo_jax.train import evaluate, progress
 from autodo_jax.train.journal import (
+    MAX_STEPS_IN_FLIGHT,
     Journal,
     Keeper,
     advice_on_divergence,
-    is_fetched,
 )
 from autodo_jax.train.setup import Setup, prepare
 from autodo_jax.train.state import TrainState
 from autodo_jax.train.summary import Finished, finish
 from autodo_jax.train.tensorboard import TensorBoard
 from autodo_jax.workdir import to_json, write_text
-
-# Steps under way at once. With more than 32 several devices of the CPU backend wait for
-# each other forever.
-_MAX_STEPS_IN_FLIGHT = 8
 
 AfterStep = Callable[[TrainState, Journal], None]
 
@@ -136,13 +131,19 @@ def run_epoch(
             learns = learns or phase == "hyper"
             state, seconds = _run_phase(setup, state, journal, phase, after_step)
             waited += seconds
-    history = journal.fetch()
+    jax.block_until_ready(journal.pending)
     trained = time.monotonic() - start
+    started = {
+        part: evaluate.start(setup, state, part, epoch)
+        for part in ("validation", "test")
+    }
+    history, fetched = journal.fetch(started)
+    validation, test = (
+        evaluate.finish(setup, part, fetched[part]) for part in ("validation", "test")
+    )
     values = {"hyper_learning_rate": 0.0} | _mean_values(history["task"])
     if learns:
         values |= _hyper_values(setup.config.hyper, history["hyper"], epoch, warn)
-    validation = evaluate(setup, state, "validation", epoch)
-    test = evaluate(setup, state, "test", epoch)
     num_images = setup.config.batch_size * sum(map(len, history.values()))
     return state, {
         "epoch": epoch + 1,
@@ -169,26 +170,25 @@ def _run_phase(
         "task": (setup.task_step, setup.task_key),
         "hyper": (setup.hyper_step, setup.hyper_key),
     }[phase]
-    history = journal.history[phase]
-    batches = setup.feed.batches(phase, journal.epoch, start=len(history))
+    start = journal.num_steps(phase)
+    batches = setup.feed.batches(phase, journal.epoch, start=start)
     waited = 0.0
     while True:
         before = time.monotonic()
         points = next(batches, None)
         # While an earlier step is under way the devices do not wait.
-        if not history or _is_ready(history[-1]):
+        if _is_done(journal.pending[-1:]):
             waited += time.monotonic() - before
         if points is None:
             return state, waited
         state, values = step(state, *points, key)
         journal.end_step(phase, values)
-        jax.block_until_ready(history[-_MAX_STEPS_IN_FLIGHT:][0])
+        jax.block_until_ready(journal.pending[-MAX_STEPS_IN_FLIGHT:][0])
         after_step(state, journal)
 
 
-def _is_ready(values: dict[str, Any]) -> bool:
-    """True where the step is done."""
-    return is_fetched(values) or all(value.is_ready() for value in values.values())
+def _is_done(values: Any) -> bool:
+    return all(value.is_ready() for _, step in values for value in step.values())
 
 
 def _hyper_values(

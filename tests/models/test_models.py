@@ -213,7 +213,7 @@ def test_convolution_by_patches_is_a_correlation(stride, size):
     values = expected(padded)[..., ::stride, ::stride].transpose(0, 2, 3, 1)
     with jax.enable_x64(True):
         found, pullback = jax.vjp(
-            lambda *operands: convolve_patches(*operands, (stride, stride), "SAME"),
+            lambda x, k: convolve_patches(x, k, (stride, stride), "SAME"),
             jnp.asarray(images),
             jnp.asarray(kernel),
         )

@@ -9,7 +9,7 @@ import pytest
 
 from autodo_jax import config as config_lib
 from autodo_jax.data.pipeline import Selection
-from autodo_jax.train import loop
+from autodo_jax.train import evaluate, loop
 from autodo_jax.train.setup import RunError
 from configs import digits
 
@@ -130,7 +130,7 @@ def test_evaluation_pads_the_last_batch_without_counting_it():
     config = tiny_config("baseline")
     config.eval_batch_size = 400
     setup, state = loop.prepare(config)
-    padded = loop.evaluate(setup, state, "test", epoch=0)
+    padded = evaluate.evaluate(setup, state, "test", epoch=0)
     test = setup.experiment.splits.test
     whole, predictions, confidences = setup.eval_step(
         state.params,
