@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import pathlib
 import platform
 import sys
@@ -36,7 +37,7 @@ def write(path: str | None, **results: Any) -> None:
         "date": time.strftime("%Y-%m-%d"),
         "device": jax.devices()[0].device_kind,
         "processor": platform.processor() or platform.machine(),
-        "cores": len(jax.devices()) if jax.default_backend() != "cpu" else _cores(),
+        "cores": num_cores(),
         "jax": jax.__version__,
         "peers": {name: metadata.version(name) for name in _PEERS if _has(name)},
         **results,
@@ -83,10 +84,9 @@ def random_parts(
     return Parts(dataset(num_points), dataset(evaluated), dataset(evaluated))
 
 
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+def num_cores() -> int:
+    """Returns the cores this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def _has(name: str) -> bool:

@@ -1,0 +1,116 @@
+"""Whole runs of the digits: how soon one trains and ends, and what the outer loop adds.
+
+    python benchmarks/digits.py [--json=PATH] [--repeats=3]
+
+Commands `python -m autodo_jax.main --config=configs/digits.py`, first with an empty
+cache of compiled programs and then with the one that this left: seconds to the end of
+the first step, and to the end. Then `baseline` and `autodo` with E at half the epochs,
+in turns: seconds of their epochs, of which the first with a kind of step, which
+compiles, counts as the median of those like it.
+"""
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import common
+
+ROOT = pathlib.Path(__file__).parents[1]
+EPOCHS = 120
+PROGRAM = """
+import sys
+from autodo_jax.train import journal
+end_step = journal.Journal.end_step
+def first(self, phase, values):
+    print("stepped", flush=True)
+    journal.Journal.end_step = end_step
+    end_step(self, phase, values)
+journal.Journal.end_step = first
+from autodo_jax import main
+sys.exit(main.main(sys.argv))
+"""
+
+
+def run(folder: pathlib.Path, cache: pathlib.Path, method: str, *flags: str) -> dict:
+    """Runs a command; seconds to its first step and its end, and its epochs' own."""
+    began = time.perf_counter()
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-c", PROGRAM, f"--config=configs/digits.py:{method}"),
+            *(f"--workdir={folder}", *flags),
+        ],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    first = 0.0
+    for line in process.stdout:
+        if line == "stepped\n":
+            first = time.perf_counter() - began
+    assert process.wait() == 0
+    whole = time.perf_counter() - began
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    epochs = [json.loads(line) for line in lines]
+    return {
+        "first step": first,
+        "whole": whole,
+        "plain epochs": [e["seconds"] for e in epochs if "outer_loss" not in e],
+        "outer epochs": [e["seconds"] for e in epochs if "outer_loss" in e],
+    }
+
+
+def training_seconds(measured: dict) -> float:
+    """Seconds of all epochs, without those of compilation."""
+    return sum(
+        len(found) * statistics.median(found)
+        for found in (measured["plain epochs"], measured["outer epochs"])
+        if found
+    )
+
+
+def main() -> None:
+    """Prints both and keeps the samples."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    half = f"--config.hyper.start_epoch={EPOCHS // 2}"
+    runs: dict[str, list] = {"cold": [], "warm": [], "baseline": [], "half": []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        for i in range(arguments.repeats):
+            cache = folder / f"cache-{i}"
+            for kind, method, flags in (
+                ("cold", "autodo", ()),
+                ("warm", "autodo", ()),
+                ("baseline", "baseline", ()),
+                ("half", "autodo", (half,)),
+            ):
+                found = run(folder / f"{kind}-{i}", cache, method, *flags)
+                runs[kind].append(found)
+                print(
+                    f"{kind}: first step {found['first step']:.1f} s, whole run "
+                    f"{found['whole']:.1f} s, training {training_seconds(found):.1f} s",
+                    flush=True,
+                )
+    ratios = [
+        training_seconds(half) / training_seconds(baseline)
+        for half, baseline in zip(runs["half"], runs["baseline"], strict=True)
+    ]
+    print(
+        f"autodo with E at half the epochs over baseline: {min(ratios):.2f} to ", end=""
+    )
+    print(f"{max(ratios):.2f}, median {statistics.median(ratios):.2f}")
+    common.write(arguments.json, epochs=EPOCHS, runs=runs)
+
+
+if __name__ == "__main__":
+    main()
