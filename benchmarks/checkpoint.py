@@ -9,10 +9,7 @@ SIGTERM halfway and started again: seconds from its command to the end of its fi
 step.
 """
 
-import argparse
-import json
 import pathlib
-import platform
 import signal
 import statistics
 import subprocess
@@ -20,7 +17,7 @@ import sys
 import tempfile
 import time
 
-import jax
+import common
 
 ROOT = pathlib.Path(__file__).parents[1]
 MAIN = "import sys; from autodo_jax import main; sys.exit(main.main(sys.argv))"
@@ -104,8 +101,7 @@ def seconds_to_go_on() -> float:
 
 def main() -> None:
     """Prints both and keeps the samples."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", help="file to write the samples to")
+    parser = common.parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     saved, saving, unsaved = [], [], []
@@ -122,21 +118,13 @@ def main() -> None:
     share = [100 * part / whole for part, whole in zip(saving, saved, strict=True)]
     print(f"saving itself took {statistics.median(share):.1f} %")
     print(f"first step {statistics.median(went_on):.1f} s after the command to go on")
-    if arguments.json:
-        record = {
-            "command": " ".join(["python", *sys.argv]),
-            "date": time.strftime("%Y-%m-%d"),
-            "device": jax.devices()[0].device_kind,
-            "processor": platform.processor() or platform.machine(),
-            "jax": jax.__version__,
-            "seconds": {
-                "saved": saved,
-                "of which saving": saving,
-                "unsaved": unsaved,
-                "to go on": went_on,
-            },
-        }
-        pathlib.Path(arguments.json).write_text(json.dumps(record, indent=1))
+    seconds = {
+        "saved": saved,
+        "of which saving": saving,
+        "unsaved": unsaved,
+        "to go on": went_on,
+    }
+    common.write(arguments.json, seconds=seconds)
 
 
 if __name__ == "__main__":

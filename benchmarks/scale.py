@@ -8,37 +8,16 @@ memory at once and take turns, so that a machine that slows down slows all. Byte
 point are those of the arrays of Lambda and its optimizer.
 """
 
-import argparse
-import json
-import platform
 import statistics
-import sys
 import time
 
+import common
 import jax
-import numpy as np
 
 from autodo_jax.config import apply_method, default_config
-from autodo_jax.data import sources
-from autodo_jax.data.dataset import Dataset, Parts
 from autodo_jax.train import setup
 
-BATCH, NUM_CLASSES = 128, 10
-
-
-def random_parts(num_points: int) -> Parts:
-    """Random pixels and labels; a validation and a test set of 1,000."""
-    rng = np.random.default_rng(0)
-
-    def dataset(size: int) -> Dataset:
-        return Dataset(
-            images=rng.integers(0, 256, (size, 8, 8, 1), dtype=np.uint8),
-            labels=rng.integers(0, NUM_CLASSES, size, dtype=np.int32),
-            ids=np.arange(size).astype(str),
-            class_names=tuple("0123456789"),
-        )
-
-    return Parts(dataset(num_points), dataset(1000), dataset(1000))
+BATCH = 128
 
 
 class Run:
@@ -52,8 +31,8 @@ class Run:
         config.augment.policy, config.augment.crop_padding = "none", 1
         config.augment.erase_probability = 0.0
         config.model.name, config.model.widths = "small_cnn", (8, 8)
-        sources.SOURCES["digits"] = lambda data, seed: random_parts(num_points)
-        self.setup, self.state = setup.prepare(config)
+        parts = common.random_parts(num_points, 8, channels=1)
+        self.setup, self.state = setup.prepare(config, parts=parts)
         self.batches = self.setup.feed.batches("hyper", config.hyper.start_epoch)
 
     def step(self) -> float:
@@ -78,8 +57,7 @@ class Run:
 
 def main() -> None:
     """Prints the table and keeps the samples."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", help="file to write the samples to")
+    parser = common.parser(__doc__)
     parser.add_argument("--points", default="10000,1000000,10000000")
     parser.add_argument("--repeats", type=int, default=60)
     arguments = parser.parse_args()
@@ -98,19 +76,12 @@ def main() -> None:
         )
     ratio = max(medians.values()) / min(medians.values())
     print(f"largest over smallest time: {ratio:.2f}")
-    if arguments.json:
-        record = {
-            "command": " ".join(["python", *sys.argv]),
-            "date": time.strftime("%Y-%m-%d"),
-            "device": jax.devices()[0].device_kind,
-            "processor": platform.processor() or platform.machine(),
-            "jax": jax.__version__,
-            "batch": BATCH,
-            "milliseconds": times,
-            "bytes_per_point": {n: run.bytes_per_point() for n, run in runs.items()},
-        }
-        with open(arguments.json, "w") as file:
-            json.dump(record, file, indent=1)
+    common.write(
+        arguments.json,
+        batch=BATCH,
+        milliseconds=times,
+        bytes_per_point={n: run.bytes_per_point() for n, run in runs.items()},
+    )
 
 
 if __name__ == "__main__":

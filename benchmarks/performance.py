@@ -1,0 +1,171 @@
+"""Fills the tables of docs/performance.md from benchmarks/results.
+
+    python benchmarks/performance.py
+
+Each table stands between `<!-- NAME -->` and `<!-- end -->`; the text around stays.
+Milliseconds are medians, with half the range between the quartiles behind +-.
+"""
+
+import json
+import pathlib
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "performance.md"
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def main() -> None:
+    """Writes the page anew."""
+    PAGE.write_text(filled(PAGE.read_text()))
+
+
+def filled(text: str) -> str:
+    """Returns the page with the tables of today's results."""
+
+    def table(match: re.Match) -> str:
+        name = match[1]
+        return f"<!-- {name} -->\n{TABLES[name]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- (\S+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+
+
+def augmentation() -> str:
+    """Milliseconds of the warps, and how many times ours."""
+    record = _load("augment-cpu")
+    rows = []
+    for result in record["results"]:
+        shape = f"{result['batch']} x {result['size']} x {result['size']} x 3"
+        for part, times in result["milliseconds"].items():
+            ours = statistics.median(times["autodo_jax"])
+            rows.append([f"{shape}, {part}"])
+            for name, samples in times.items():
+                times_ours = statistics.median(samples) / ours
+                text = _spread(samples)
+                rows[-1].append(
+                    text if name == "autodo_jax" else f"{text} ({times_ours:.1f} x)"
+                )
+    names = record["results"][0]["milliseconds"]["forward"]
+    return _table(["batch, pass", *names], rows) + _source(record)
+
+
+def steps() -> str:
+    """Task and hypergradient step, ours and PyTorch's."""
+    record = _load("steps-cpu")
+    rows = []
+    for result in record["results"]:
+        times, flops = result["milliseconds"], result["flops"]
+        median = {name: statistics.median(found) for name, found in times.items()}
+        ours, theirs = (
+            median[f"{who} hyper"] / median[f"{who} task"] for who in ("ours", "torch")
+        )
+        rows.append(
+            [
+                f"WRN-{result['depth']}-{result['width']} `{result['method']}`",
+                *(_spread(found, 0) for found in times.values()),
+                f"{flops['hyper'] / flops['task']:.3f}",
+                f"{ours:.2f}",
+                f"{theirs:.2f}",
+                f"{theirs / ours:.2f} x",
+                f"{flops['task'] / median['ours task'] / 1e6:.0f}",
+                f"{flops['hyper'] / median['ours hyper'] / 1e6:.0f}",
+            ]
+        )
+    names = [*record["results"][0]["milliseconds"]]
+    head = ["network, method", *names, "FLOPs hyper / task", "time, ours"]
+    head += ["time, torch", "torch / ours", "GFLOP/s task", "GFLOP/s hyper"]
+    return _table(head, rows) + _source(record)
+
+
+def digits() -> str:
+    """Whole runs of the digits."""
+    record = _load("digits-cpu")
+
+    def training(measured: dict) -> float:
+        return sum(
+            len(found) * statistics.median(found)
+            for found in (measured["plain epochs"], measured["outer epochs"])
+            if found
+        )
+
+    names = {
+        "cold": "`autodo`, nothing compiled before",
+        "warm": "`autodo`, run once before",
+        "baseline": "`baseline`",
+        "half": "`autodo`, E = 60 of 120 epochs",
+    }
+    rows = [
+        [
+            names[kind],
+            *(
+                _spread([found[name] for found in runs], 1)
+                for name in ("first step", "whole")
+            ),
+            _spread([training(found) for found in runs], 1),
+        ]
+        for kind, runs in record["runs"].items()
+    ]
+    runs = record["runs"]
+    ratios = [
+        training(half) / training(base)
+        for half, base in zip(runs["half"], runs["baseline"], strict=True)
+    ]
+    listed = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    return (
+        _table(["run", "s to first step", "s in all", "s of epochs"], rows)
+        + f"\n\nEpochs of `autodo` with E = 60 over those of `baseline`: {listed}."
+        + _source(record)
+    )
+
+
+def growth() -> str:
+    """Milliseconds of a hypergradient step along each axis."""
+    record = _load("growth-cpu")
+    rows = []
+    for axis, times in record["milliseconds"].items():
+        listed = "; ".join(f"{v}: {_spread(found)}" for v, found in times.items())
+        first, *_, last = (statistics.median(found) for found in times.values())
+        rows.append([axis, listed, f"{last / first:.2f} x"])
+    return _table(["axis", "ms a step", "last / first"], rows) + _source(record)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "augmentation": augmentation,
+    "steps": steps,
+    "digits": digits,
+    "growth": growth,
+}
+
+
+def _load(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def _spread(samples: Sequence[float], digits: int = 2) -> str:
+    middle = statistics.median(samples)
+    if len(samples) < 4:
+        half = (max(samples) - min(samples)) / 2
+    else:
+        first, _, last = statistics.quantiles(samples, n=4)
+        half = (last - first) / 2
+    return f"{middle:.{digits}f} ± {half:.{digits}f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _source(record: dict[str, Any]) -> str:
+    peers = ", ".join(f"{k} {v}" for k, v in record["peers"].items())
+    return (
+        f"\n\n`{record['command']}`, {record['date']}, {record['cores']} cores "
+        f"({record['processor']}), jax {record['jax']}, {peers}."
+    )
+
+
+if __name__ == "__main__":
+    main()
