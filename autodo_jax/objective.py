@@ -42,7 +42,7 @@ class Objective:
     """The losses of an experiment, pure functions of their arguments.
 
     Attributes:
-      model: network with `features` and `classify`; see `models`.
+      model: network with `features`, and `classify` to be given features; see `models`.
       mean, std: of each channel, of pixels in [0, 1].
       policy: options of `augment.policies.augment`.
       standard: options of `augment.standard.augment`.
@@ -104,7 +104,12 @@ class Objective:
         batch_stats: PyTree,
         batch: Batch,
     ) -> chex.Array:
-        """L_v (line 14): cross-entropy of a clean batch without augmentation."""
+        """L_v (line 14): cross-entropy of a clean batch without augmentation.
+
+        Args:
+          batch: its `image` may be what `features` returned: while theta is the head,
+            they stay what they are through all hyper steps of an epoch.
+        """
         del rows  # L_v depends on them through theta only.
         logits = self.predict({**others, **theta}, batch_stats, batch.image)
         return jnp.mean(losses.cross_entropy(logits, batch.label))
@@ -112,7 +117,9 @@ class Objective:
     def predict(
         self, params: PyTree, batch_stats: PyTree, images: chex.Array
     ) -> chex.Array:
-        """Logits [B, C] of uint8 images [B, H, W, C], in evaluation mode."""
+        """Logits [B, C] of uint8 images, or of features [B, D], in evaluation mode."""
+        if images.ndim == 2:
+            return self.model.apply({"params": params}, images, method="classify")
         return self._logits(params, batch_stats, self.clean_inputs(images))
 
     def features(

@@ -51,7 +51,7 @@ class Pair:
         self.config = config
         parts = common.random_parts(NUM_POINTS, 32, num_classes=NUM_CLASSES)
         self.setup, self.state = setup.prepare(config, parts=parts)
-        self.batches = list(self.setup.feed.batches("hyper", 0))
+        self.batches: list[Any] = list(self.setup.feed.batches("hyper", 0))
         model = steps_torch.WideResNet(
             NUM_CLASSES, config.model.depth, config.model.width
         )
@@ -173,7 +173,8 @@ class Pair:
 
     def flops(self) -> dict[str, float]:
         """Of our compiled steps, by XLA."""
-        ready, (points, validation) = self.setup, self.batches[0]
+        ready: Any = self.setup
+        points, validation = self.batches[0]
         lowered = {
             "task": ready.task_step.lower(self.state, points, ready.task_key),
             "hyper": ready.hyper_step.lower(

@@ -73,7 +73,7 @@ class WideResNet(nn.Module):
         return self.head(self.features(x))
 
 
-def load(model: nn.Module, params: Mapping[str, Any], stats: Mapping[str, Any]) -> None:
+def load(model: Any, params: Mapping[str, Any], stats: Mapping[str, Any]) -> None:
     """Gives a module the parameters and running statistics of the one in Flax."""
     for name, module in model.named_children():
         if isinstance(module, _Block):
@@ -98,7 +98,7 @@ def load(model: nn.Module, params: Mapping[str, Any], stats: Mapping[str, Any]) 
 class Trainer:
     """Both steps of Algorithm 1 on data in memory."""
 
-    def __init__(self, model: WideResNet, tables: Mapping[str, Any], config: Any):
+    def __init__(self, model: Any, tables: Mapping[str, Any], config: Any):
         self.model, self.config = model.to(memory_format=torch.channels_last), config
         self.tables = {
             name: torch.from_numpy(np.array(table)).requires_grad_()

@@ -2,11 +2,15 @@
 
 from typing import Any
 
+import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from autodo_jax import metrics
+from autodo_jax.data import pipeline
 from autodo_jax.data.dataset import Dataset
+from autodo_jax.models.network import Network
 from autodo_jax.train.setup import Setup
 from autodo_jax.train.state import TrainState
 
@@ -21,13 +25,26 @@ def evaluate(
     return finish(setup, part, fetched)
 
 
-def start(setup: Setup, state: TrainState, part: str, epoch: int) -> list[PyTree]:
-    """Starts to evaluate a part; what it returns is for `finish`, once on the host."""
+def start(
+    setup: Setup,
+    state: TrainState,
+    part: str,
+    epoch: int,
+    features: chex.Array | None = None,
+) -> list[PyTree]:
+    """Starts to evaluate a part; what it returns is for `finish`, once on the host.
+
+    Args:
+      setup, state, part, epoch: as `evaluate` takes them.
+      features: of the part's points as `all_features` returns them, if they are known.
+    """
     if not len(getattr(setup.experiment.splits, part).labels):
         return []
     return [
-        setup.eval_step(state.params, state.batch_stats, *points)
-        for points in setup.feed.batches(part, epoch)
+        setup.eval_step(
+            state.params, state.batch_stats, with_features(points, features)
+        )
+        for (points,) in setup.feed.batches(part, epoch)
     ]
 
 
@@ -41,6 +58,37 @@ def finish(setup: Setup, part: str, fetched: list[PyTree]) -> metrics.Evaluation
         np.concatenate(parts)[: len(labels)] for parts in zip(*fetched, strict=True)
     )
     return metrics.Evaluation(losses, predictions, confidences, labels)
+
+
+def features_stay(setup: Setup) -> bool:
+    """True where the features of resident points stay the same in all hyper steps.
+
+    Of a user's own module it is not known whether its logits are the head's alone.
+    """
+    config = setup.config
+    is_known = isinstance(setup.objective.model, Network)
+    return is_known and config.hyper.theta == "head" and not config.data.stream
+
+
+def all_features(setup: Setup, state: TrainState, part: str, epoch: int) -> chex.Array:
+    """Returns the inputs of the head for all points of a part, on the devices, [N, D].
+
+    Behind the last point there may be padding.
+    """
+    found = [
+        setup.features_step(state.params, state.batch_stats, *points)
+        for points in setup.feed.batches(part, epoch)
+    ]
+    return jnp.concatenate(found) if len(found) > 1 else found[0]
+
+
+def with_features(
+    points: pipeline.Points, features: chex.Array | None
+) -> pipeline.Points:
+    """Lets the points of a step be taken from features, where those are given."""
+    if features is None or not isinstance(points, pipeline.Selection):
+        return points
+    return points._replace(images=features)
 
 
 def features(setup: Setup, state: TrainState, points: Dataset) -> np.ndarray:

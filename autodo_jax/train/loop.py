@@ -125,17 +125,21 @@ def run_epoch(
       RunError: as `run`.
     """
     start, epoch, learns = time.monotonic(), journal.epoch, False
-    waited = 0.0
+    waited, features = 0.0, None
     for phase in setup.plan.phases(epoch):
         if phase in ("task", "hyper"):  # lines 3 and 11
             learns = learns or phase == "hyper"
-            state, seconds = _run_phase(setup, state, journal, phase, after_step)
+            if phase == "hyper" and evaluate.features_stay(setup):
+                features = evaluate.all_features(setup, state, "validation", epoch)
+            state, seconds = _run_phase(
+                setup, state, journal, phase, after_step, features
+            )
             waited += seconds
     jax.block_until_ready(journal.pending)
     trained = time.monotonic() - start
     started = {
-        part: evaluate.start(setup, state, part, epoch)
-        for part in ("validation", "test")
+        "validation": evaluate.start(setup, state, "validation", epoch, features),
+        "test": evaluate.start(setup, state, "test", epoch),
     }
     history, fetched = journal.fetch(started)
     validation, test = (
@@ -164,8 +168,12 @@ def _run_phase(
     journal: Journal,
     phase: str,
     after_step: AfterStep,
+    features: jax.Array | None,
 ) -> tuple[TrainState, float]:
-    """Runs the steps the journal lacks; returns the seconds devices waited for data."""
+    """Runs the steps the journal lacks; returns the seconds devices waited for data.
+
+    `features` of the validation points, in a hyper phase, save their forward passes.
+    """
     step, key = {
         "task": (setup.task_step, setup.task_key),
         "hyper": (setup.hyper_step, setup.hyper_key),
@@ -181,6 +189,8 @@ def _run_phase(
             waited += time.monotonic() - before
         if points is None:
             return state, waited
+        if phase == "hyper":
+            points = points[0], evaluate.with_features(points[1], features)
         state, values = step(state, *points, key)
         journal.end_step(phase, values)
         jax.block_until_ready(journal.pending[-MAX_STEPS_IN_FLIGHT:][0])

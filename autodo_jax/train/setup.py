@@ -56,6 +56,7 @@ class Setup:
     task_step: Callable
     hyper_step: Callable
     eval_step: Callable
+    features_step: Callable
     task_key: chex.PRNGKey
     hyper_key: chex.PRNGKey
 
@@ -129,6 +130,11 @@ def prepare(
         ),
         eval_step=spmd(
             steps.create_eval_step(losses),
+            in_specs=(REPLICATED, REPLICATED, points),
+            out_specs=REPLICATED,
+        ),
+        features_step=spmd(
+            steps.create_features_step(losses),
             in_specs=(REPLICATED, REPLICATED, points),
             out_specs=REPLICATED,
         ),

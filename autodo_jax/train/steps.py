@@ -209,3 +209,13 @@ def create_eval_step(objective: Objective) -> Callable:
         return jax.tree.map(distributed.all_parts, outputs)
 
     return eval_step
+
+
+def create_features_step(objective: Objective) -> Callable:
+    """Returns `(params, batch_stats, points) -> features [B, D]`."""
+
+    def features_step(params, batch_stats, points: pipeline.Points):
+        images = own_batch(points).image
+        return distributed.all_parts(objective.features(params, batch_stats, images))
+
+    return features_step

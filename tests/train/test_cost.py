@@ -8,7 +8,7 @@ import pytest
 
 from autodo_jax.config import apply_method, default_config
 from autodo_jax.data.dataset import Dataset, Parts
-from autodo_jax.train import setup
+from autodo_jax.train import evaluate, setup
 
 BATCH = 128
 
@@ -26,7 +26,7 @@ def random_parts():
     return Parts(points(), points(), points())
 
 
-def flops_of_steps(method, depth, width):
+def flops_of_steps(method, depth, width, *, with_features=False):
     """Of a task step and a hypergradient step of a WRN-depth-width."""
     config = default_config()
     apply_method(config, method)
@@ -35,15 +35,18 @@ def flops_of_steps(method, depth, width):
     config.data.mean, config.data.std = (0.5,) * 3, (0.25,) * 3
     config.model.depth, config.model.width = depth, width
     ready, state = setup.prepare(config, parts=random_parts())
+    (task,) = next(ready.feed.batches("task", 0))
+    train, validation = next(ready.feed.batches("hyper", 0))
+    if with_features:
+        features = evaluate.all_features(ready, state, "validation", 0)
+        validation = evaluate.with_features(validation, features)
 
-    def flops(phase, step, key):
-        points = next(ready.feed.batches(phase, 0))
-        cost = step.lower(state, *points, key).compile().cost_analysis()
-        return cost["flops"]
+    def flops(step, *operands):
+        return step.lower(state, *operands).compile().cost_analysis()["flops"]
 
     return (
-        flops("task", ready.task_step, ready.task_key),
-        flops("hyper", ready.hyper_step, ready.hyper_key),
+        flops(ready.task_step, task, ready.task_key),
+        flops(ready.hyper_step, train, validation, ready.hyper_key),
     )
 
 
@@ -60,4 +63,13 @@ def flops_of_steps(method, depth, width):
 )
 def test_hypergradient_step_in_task_steps(method, least, most, depth, width):
     task, hyper = flops_of_steps(method, depth, width)
+    assert least <= hyper / task <= most
+
+
+@pytest.mark.full_compile
+@pytest.mark.parametrize(
+    ("method", "least", "most"), [("autodo", 0.62, 0.72), ("autodo_s", 0.3, 0.39)]
+)
+def test_known_features_save_the_validation_forward(method, least, most):
+    task, hyper = flops_of_steps(method, 10, 1, with_features=True)
     assert least <= hyper / task <= most

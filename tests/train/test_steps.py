@@ -1,5 +1,6 @@
 """The steps of Algorithm 1: what they change, whose randomness they use."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +53,36 @@ def test_a_hyper_step_moves_the_rows_of_its_batch_and_nothing_else(prepared):
     assert 0.5 < values["residual_norm"] <= 1
     expected = 0.01 * 5 * values["lambda_max"]
     np.testing.assert_allclose(values["neumann_horizon"], expected, rtol=1e-6)
+
+
+def test_a_hyper_step_may_be_given_the_features_of_its_validation_points(prepared):
+    """What a run does: they are the same in all hyper steps of an epoch."""
+    setup, state = prepared
+    train, validation, _ = setup.experiment.splits
+    model = models.create(setup.config.model, setup.experiment.num_classes)
+    pixels = validation.images / np.float32(255)
+    features = model.apply(
+        {"params": state.params, "batch_stats": state.batch_stats},
+        setup.objective.normalize(pixels),
+        train=False,
+        method="features",
+    )
+    index = jnp.arange(16)
+    expected = run_hyper_step(setup, state, index)
+    found = setup.hyper_step(
+        jax.tree.map(jnp.copy, state),
+        points(train, index),
+        points(validation, index)._replace(images=features),
+        setup.hyper_key,
+    )
+    chex.assert_trees_all_close(found[1], expected[1], rtol=1e-4, atol=1e-6)
+    # RMSprop's first steps are signs of the gradient, but for entries that have none.
+    chex.assert_trees_all_close(
+        found[0].hyper_optimizer_state.nu,
+        expected[0].hyper_optimizer_state.nu,
+        rtol=1e-3,
+        atol=1e-12,
+    )
 
 
 def test_lambda_max_is_the_heads_largest_eigenvalue(prepared):
