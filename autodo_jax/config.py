@@ -56,6 +56,7 @@ MAY_CHANGE = frozenset(
         "checkpoint_keep",
         "watchdog_minutes",
         "debug_nans",
+        "profile",
         "data.allow_overlap",
         "data.data_dir",
         "data.stream",
@@ -83,6 +84,8 @@ def default_config() -> ml_collections.ConfigDict:
     config.checkpoint_keep = 2  # checkpoints that stay, and the best by validation
     config.watchdog_minutes = 5.0  # without a step, until a line says so; 0: never
     config.debug_nans = False  # stop at the operation that makes a NaN; slow
+    # Folder for traces of the second epoch and the second with hyper steps; "": none.
+    config.profile = ""
 
     config.data = _data()
     config.augment = _augment()

@@ -12,6 +12,7 @@ from importlib import metadata
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from autodo_jax.data.dataset import Dataset, Parts
@@ -63,6 +64,21 @@ def in_turns(
             if turn >= 0:
                 times[name].append(1e3 * (time.perf_counter() - start))
     return times
+
+
+def peaks(repeats: int = 9) -> dict[str, float]:
+    """Returns what the device reaches: GFLOP/s of a float32 product, GB/s of a copy."""
+    size, length = 2048, 2**26
+    matrix, vector = jnp.ones((size, size)), jnp.ones(length)
+    product, copy = jax.jit(lambda x: x @ x), jax.jit(lambda x: x + 1)
+    times = in_turns(
+        {"product": lambda: product(matrix), "copy": lambda: copy(vector)}, repeats
+    )
+    product_ms, copy_ms = (min(times[name]) for name in ("product", "copy"))
+    return {
+        "GFLOP/s": 2 * size**3 / product_ms / 1e6,
+        "GB/s": 2 * 4 * length / copy_ms / 1e6,  # read and written
+    }
 
 
 def random_parts(

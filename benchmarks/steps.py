@@ -193,6 +193,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     arguments = parser.parse_args()
     torch.set_num_threads(common.num_cores())
+    peaks = common.peaks()
+    print(", ".join(f"{value:.0f} {unit}" for unit, value in peaks.items()))
     results = []
     for depth, width in NETWORKS:
         for method in METHODS:
@@ -224,7 +226,9 @@ def main() -> None:
                     "milliseconds": times,
                 }
             )
-    common.write(arguments.json, batch=BATCH, points=NUM_POINTS, results=results)
+    common.write(
+        arguments.json, batch=BATCH, points=NUM_POINTS, peaks=peaks, results=results
+    )
 
 
 if __name__ == "__main__":

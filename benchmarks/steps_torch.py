@@ -30,20 +30,18 @@ class _Block(nn.Module):
         convs = [_conv(inputs, width, 3, stride), _conv(width, width, 3, 1)]
         if inputs != width or stride != 1:
             convs.insert(0, _conv(inputs, width, 1, stride))
-        self.has_shortcut = len(convs) == 3
         for i, conv in enumerate(convs):
             self.add_module(f"Conv_{i}", conv)
         for i, channels in enumerate((inputs, width)):
             self.add_module(f"BatchNorm_{i}", nn.BatchNorm2d(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        *shortcut, first, second = (
-            module for name, module in self.named_children() if "Conv" in name
-        )
-        y = functional.celu(self.BatchNorm_0(x))
-        if self.has_shortcut:
+        parts: Any = dict(self.named_children())
+        y = functional.celu(parts["BatchNorm_0"](x))
+        *shortcut, first, second = (parts[name] for name in parts if "Conv" in name)
+        if shortcut:
             x = shortcut[0](y)
-        return x + second(functional.celu(self.BatchNorm_1(first(y))))
+        return x + second(functional.celu(parts["BatchNorm_1"](first(y))))
 
 
 class WideResNet(nn.Module):

@@ -188,3 +188,10 @@ def test_learning_beats_its_control_and_the_baseline(tmp_path):
         errors[name] = run(config, tmp_path / name)[0]["test_error"]
     assert errors["learned"] < 0.75 * errors["frozen"]
     assert errors["learned"] < 0.6 * errors["baseline"]
+
+
+def test_a_profile_is_of_two_epochs(tmp_path):
+    config = tiny_config("autodo", epochs=4)
+    config.profile = str(tmp_path / "profile")
+    loop.run(config, tmp_path)
+    assert len([*(tmp_path / "profile").rglob("*.trace.json.gz")]) == 2
