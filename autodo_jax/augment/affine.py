@@ -157,7 +157,7 @@ def _read_jvp(primals: tuple, tangents: tuple) -> tuple[chex.Array, chex.Array]:
     """The derivative by each coordinate is one loop over the pixels.
 
     What JAX derives by itself has arrays of all four neighbours between its loops, and
-    takes 3 to 4 times as long on CPUs (docs/performance.md).
+    takes several times as long on CPUs.
     """
     images, x, y = primals
     of_images, of_x, of_y = tangents

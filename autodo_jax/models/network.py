@@ -59,9 +59,8 @@ def convolve_patches(
 ) -> chex.Array:
     """`jax.lax.conv_general_dilated`, written as one product of matrices on CPUs.
 
-    XLA's convolutions there are slow in their gradients: a `SmallCNN` trains 1.5 times
-    as fast so (docs/performance.md). Not for wide layers of large images, whose patches
-    outweigh that.
+    XLA's convolutions there are slow in their gradients. Not for wide layers of large
+    images, where making the patches outweighs that.
 
     Args:
       images: [B, H, W, C].
