@@ -20,7 +20,7 @@ _TASK_STREAM, _HYPER_STREAM, _VALIDATION_STREAM = range(3)
 class Batch(NamedTuple):
     """Points of one step; `index` is -1 for padding, which counts nowhere."""
 
-    image: chex.Array  # uint8 [B, H, W, C]
+    image: chex.Array  # uint8 [B, H, W, C], or inputs of the head [B, D]
     label: chex.Array  # int32 [B]
     index: chex.Array  # int32 [B], row of the point in its data set
 
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
 class Selection(NamedTuple):
     """Points of one step, still to be taken from a data set on the device."""
 
-    images: chex.Array  # uint8 [N, H, W, C]
+    images: chex.Array  # uint8 [N, H, W, C], or inputs of the head [N, D]
     labels: chex.Array  # int32 [N]
     index: chex.Array  # int32 [B], -1 for padding
 

@@ -1,5 +1,6 @@
 """Losses and predictions of a part of the data."""
 
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -11,6 +12,7 @@ from autodo_jax import metrics
 from autodo_jax.data import pipeline
 from autodo_jax.data.dataset import Dataset
 from autodo_jax.models.network import Network
+from autodo_jax.train.journal import MAX_STEPS_IN_FLIGHT
 from autodo_jax.train.setup import Setup
 from autodo_jax.train.state import TrainState
 
@@ -40,12 +42,7 @@ def start(
     """
     if not len(getattr(setup.experiment.splits, part).labels):
         return []
-    return [
-        setup.eval_step(
-            state.params, state.batch_stats, with_features(points, features)
-        )
-        for (points,) in setup.feed.batches(part, epoch)
-    ]
+    return _outputs(setup, setup.eval_step, state, part, epoch, features)
 
 
 def finish(setup: Setup, part: str, fetched: list[PyTree]) -> metrics.Evaluation:
@@ -75,11 +72,24 @@ def all_features(setup: Setup, state: TrainState, part: str, epoch: int) -> chex
 
     Behind the last point there may be padding.
     """
-    found = [
-        setup.features_step(state.params, state.batch_stats, *points)
-        for points in setup.feed.batches(part, epoch)
-    ]
+    found = _outputs(setup, setup.features_step, state, part, epoch)
     return jnp.concatenate(found) if len(found) > 1 else found[0]
+
+
+def _outputs(
+    setup: Setup,
+    step: Callable,
+    state: TrainState,
+    part: str,
+    epoch: int,
+    features: chex.Array | None = None,
+) -> list[PyTree]:
+    outputs: list[PyTree] = []
+    for (points,) in setup.feed.batches(part, epoch):
+        taken = with_features(points, features)
+        outputs.append(step(state.params, state.batch_stats, taken))
+        jax.block_until_ready(outputs[-MAX_STEPS_IN_FLIGHT:][0])
+    return outputs
 
 
 def with_features(

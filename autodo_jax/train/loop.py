@@ -170,7 +170,9 @@ def _profiled(
     """Traces epochs that compile nothing: the second, and the second of line 11."""
     chosen = {min(first + 1, config.epochs - 1) for first in (0, start_epoch)}
     if config.profile and epoch in chosen and processes.is_first():
-        return jax.profiler.trace(config.profile)
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = 0  # Every call of Python would be in it.
+        return jax.profiler.trace(config.profile, profiler_options=options)
     return contextlib.nullcontext()
 
 

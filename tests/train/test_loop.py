@@ -1,6 +1,7 @@
 """Whole runs on digits, shrunken: files, determinism, controls, failures."""
 
 import dataclasses
+import gzip
 import json
 import time
 
@@ -190,8 +191,10 @@ def test_learning_beats_its_control_and_the_baseline(tmp_path):
     assert errors["learned"] < 0.6 * errors["baseline"]
 
 
-def test_a_profile_is_of_two_epochs(tmp_path):
-    config = tiny_config("autodo", epochs=4)
+def test_a_profile_is_of_the_second_epoch_with_hyper_steps(tmp_path):
+    config = tiny_config("autodo", epochs=2)
+    config.hyper.start_epoch = 0
     config.profile = str(tmp_path / "profile")
     loop.run(config, tmp_path)
-    assert len([*(tmp_path / "profile").rglob("*.trace.json.gz")]) == 2
+    (trace,) = (tmp_path / "profile").rglob("*.trace.json.gz")
+    assert b"PjitFunction(hyper_step)" in gzip.decompress(trace.read_bytes())
