@@ -19,6 +19,7 @@ import tempfile
 import time
 
 import common
+from performance import training_seconds
 
 ROOT = pathlib.Path(__file__).parents[1]
 EPOCHS = 120
@@ -66,15 +67,6 @@ def run(folder: pathlib.Path, cache: pathlib.Path, method: str, *flags: str) -> 
         "plain epochs": [e["seconds"] for e in epochs if "outer_loss" not in e],
         "outer epochs": [e["seconds"] for e in epochs if "outer_loss" in e],
     }
-
-
-def training_seconds(measured: dict) -> float:
-    """Seconds of all epochs, without those of compilation."""
-    return sum(
-        len(found) * statistics.median(found)
-        for found in (measured["plain epochs"], measured["outer epochs"])
-        if found
-    )
 
 
 def main() -> None:

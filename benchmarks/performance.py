@@ -92,13 +92,6 @@ def digits() -> str:
     """Whole runs of the digits."""
     record = _load("digits-cpu")
 
-    def training(measured: dict) -> float:
-        return sum(
-            len(found) * statistics.median(found)
-            for found in (measured["plain epochs"], measured["outer epochs"])
-            if found
-        )
-
     names = {
         "cold": "`autodo`, nothing compiled before",
         "warm": "`autodo`, run once before",
@@ -112,13 +105,13 @@ def digits() -> str:
                 _spread([found[name] for found in runs], 1)
                 for name in ("first step", "whole")
             ),
-            _spread([training(found) for found in runs], 1),
+            _spread([training_seconds(found) for found in runs], 1),
         ]
         for kind, runs in record["runs"].items()
     ]
     runs = record["runs"]
     ratios = [
-        training(half) / training(base)
+        training_seconds(half) / training_seconds(base)
         for half, base in zip(runs["half"], runs["baseline"], strict=True)
     ]
     listed = ", ".join(f"{ratio:.2f}" for ratio in ratios)
@@ -138,6 +131,15 @@ def growth() -> str:
         first, *_, last = (statistics.median(found) for found in times.values())
         rows.append([axis, listed, f"{last / first:.2f} x"])
     return _table(["axis", "ms a step", "last / first"], rows) + _source(record)
+
+
+def training_seconds(measured: dict) -> float:
+    """Seconds of a run's epochs, of which those that compile count as the others."""
+    return sum(
+        len(found) * statistics.median(found)
+        for found in (measured["plain epochs"], measured["outer epochs"])
+        if found
+    )
 
 
 TABLES: dict[str, Callable[[], str]] = {

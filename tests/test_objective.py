@@ -4,6 +4,7 @@ The references know nothing of `autodo_jax.implicit`: dense Hessian and mixed de
 of the loss, and for weights and soft labels formulas of softmax regression in numpy.
 """
 
+import re
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from autodo_jax import objective
 from autodo_jax.data.pipeline import Batch
 from autodo_jax.hyperparams import state as hyperparams
 from autodo_jax.implicit import solvers, value_and_hypergrad
+from autodo_jax.models import small_cnn
 from autodo_jax.models.small_cnn import SmallCNN
 from autodo_jax.train.steps import point_keys
 
@@ -223,3 +225,31 @@ def test_weight_decay_is_part_of_the_inner_loss(x64):
         {"head": {"bias": jnp.ones(NUM_CLASSES), "kernel": jnp.asarray(shift)}}
     )[0]
     np.testing.assert_allclose(flat @ hessian @ flat, WEIGHT_DECAY * NUM_CLASSES)
+
+
+def num_convolutions(problem):
+    """Convolutions in the compiled hypergradient."""
+    hypergradient = jax.jit(
+        lambda rows, inner_args, outer_args: value_and_hypergrad(
+            problem.loss.inner_loss,
+            problem.loss.outer_loss,
+            problem.theta,
+            rows,
+            inner_args=inner_args,
+            outer_args=outer_args,
+            solver=solvers.neumann(5, 0.01),
+        )[1]
+    )
+    lowered = hypergradient.lower(problem.rows, problem.inner_args, problem.outer_args)
+    text = lowered.compile().as_text()
+    assert text is not None
+    return len(re.findall(r"= \S+ convolution\(", text))
+
+
+def test_one_encoder_pass_a_batch_whatever_the_number_of_products(x64, monkeypatch):
+    # As convolutions they can be counted, also on CPUs.
+    monkeypatch.setattr(small_cnn, "convolve_patches", None)
+    stages = 2  # convolutions of one forward pass
+    # A validation and a train pass; with A one more, backward to the images.
+    assert num_convolutions(Problem(weights=True)) == 2 * stages
+    assert num_convolutions(Problem(augment="per_point")) == 3 * stages

@@ -21,7 +21,7 @@ from autodo_jax.train.journal import (
     Keeper,
     advice_on_divergence,
 )
-from autodo_jax.train.setup import Setup, prepare
+from autodo_jax.train.setup import RunError, Setup, prepare
 from autodo_jax.train.state import TrainState
 from autodo_jax.train.summary import Finished, finish
 from autodo_jax.train.tensorboard import TensorBoard
@@ -54,7 +54,8 @@ def run(
     Raises:
       DataError: data that is absent or cannot be used.
       RunError: a batch larger than a part of the data; a loss, gradient or Lambda that
-        is not finite; a linear solve that diverges, where that is to stop the run.
+        is not finite; a linear solve that diverges, where that is to stop the run; a
+        folder for the profile that cannot be made.
       CheckpointError, WriteError: what cannot be written; a checkpoint that cannot be
         read.
       Interrupted: SIGTERM or SIGINT; the state is saved.
@@ -62,6 +63,7 @@ def run(
     if processes.is_first():
         text = config.to_json_best_effort(indent=2) + "\n"
         write_text(workdir / "config.json", text)
+        _make_profile_folder(config.profile)
     setup, state = prepare(config, parts=parts, model=model)
     with (
         jax.debug_nans(config.debug_nans),
@@ -162,6 +164,19 @@ def run_epoch(
         "data_wait": waited / trained,
         **values,
     }
+
+
+def _make_profile_folder(folder: str) -> None:
+    """Makes the folder before the training that would be lost for want of it."""
+    if not folder:
+        return
+    try:
+        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"config.profile is {folder!r}, a folder that cannot be made: "
+            f"{error.strerror}; pass another"
+        ) from error
 
 
 def _profiled(

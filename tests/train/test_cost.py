@@ -7,23 +7,10 @@ import numpy as np
 import pytest
 
 from autodo_jax.config import apply_method, default_config
-from autodo_jax.data.dataset import Dataset, Parts
 from autodo_jax.train import evaluate, setup
+from benchmarks import common
 
 BATCH = 128
-
-
-def random_parts():
-    """One batch of random 32x32 images each for train, validation and test."""
-    rng = np.random.default_rng(0)
-    labels = (np.arange(BATCH) % 10).astype(np.int32)
-    ids = np.arange(BATCH).astype(str)
-
-    def points():
-        images = rng.integers(0, 256, (BATCH, 32, 32, 3), dtype=np.uint8)
-        return Dataset(images, labels, ids, class_names=tuple("0123456789"))
-
-    return Parts(points(), points(), points())
 
 
 def flops_of_steps(method, depth, width):
@@ -37,7 +24,7 @@ def flops_of_steps(method, depth, width):
     config.augment.policy = "none"  # long to compile, and without influence
     config.data.mean, config.data.std = (0.5,) * 3, (0.25,) * 3
     config.model.depth, config.model.width = depth, width
-    ready, state = setup.prepare(config, parts=random_parts())
+    ready, state = setup.prepare(config, parts=common.random_parts(BATCH, 32))
     (task,) = next(ready.feed.batches("task", 0))
     train, validation = next(ready.feed.batches("hyper", 0))
     known = evaluate.with_features(

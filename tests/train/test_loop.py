@@ -198,3 +198,12 @@ def test_a_profile_is_of_the_second_epoch_with_hyper_steps(tmp_path):
     loop.run(config, tmp_path)
     (trace,) = (tmp_path / "profile").rglob("*.trace.json.gz")
     assert b"PjitFunction(hyper_step)" in gzip.decompress(trace.read_bytes())
+
+
+def test_a_folder_for_the_profile_that_cannot_be_made_is_named_at_once(tmp_path):
+    config = tiny_config("baseline")
+    config.profile = str(tmp_path / "file" / "profile")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"config\.profile is .*file/profile"):
+        loop.run(config, tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
