@@ -59,6 +59,7 @@ def start(folder: str, before: str = "") -> subprocess.Popen:
         [
             *(sys.executable, "-c", before + MAIN),
             *("--config=configs/digits.py", f"--workdir={folder}"),
+            "--nocompilation_cache",  # What one run compiles is not to serve the next.
         ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
