@@ -11,7 +11,7 @@ pixels come about where Pillow computes in double precision.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import chex
@@ -352,7 +352,12 @@ OPERATIONS["Identity"] = Operation(lambda image, value, place: image, 0.0, 1.0, 
 
 
 def apply(
-    index: chex.Array, image: chex.Array, value: chex.Numeric, place: chex.Array
+    index: chex.Array,
+    image: chex.Array,
+    value: chex.Numeric,
+    place: chex.Array,
+    *,
+    names: Collection[str] = frozenset(OPERATIONS),
 ) -> chex.Array:
     """Returns the image under the operation at position `index` of `OPERATIONS`.
 
@@ -361,23 +366,28 @@ def apply(
       image: uint8 [H, W, C], C = 3 or 1.
       value: float32 [] in the operation's unit, with its sign.
       place: float32 [2] in [0, 1), where Cutout has its centre.
+      names: operations, beside Identity, that there may be: others cost nothing.
 
     Raises:
       ValueError: the image has another dtype or shape.
     """
-    image, names = _checked(image), list(OPERATIONS)
-    value = jnp.asarray(value, jnp.float32)
+    image, value = _checked(image), jnp.asarray(value, jnp.float32)
     result = image
     for stage in (_READ, _LOOK_UP, _BLEND):
-        own = list(stage.parameters)
-        branch = [own.index(name if name in own else "Identity") for name in names]
+        own = [name for name in stage.parameters if name in {*names, "Identity"}]
+        if own == ["Identity"]:
+            continue
+        branch = [own.index(name if name in own else "Identity") for name in OPERATIONS]
         # From the image itself, of which at most one stage returns another: from the
         # result so far, XLA would fuse the gathers into each of their many uses.
         parameter = stage.choose(
             jnp.array(branch, jnp.int32)[index],
-            list(stage.parameters.values()),
+            [stage.parameters[name] for name in own],
             image,
             value,
         )
         result = stage.run(result, parameter)
-    return cutout(result, jnp.where(index == names.index("Cutout"), value, 0), place)
+    if "Cutout" not in names:
+        return result
+    is_cutout = index == list(OPERATIONS).index("Cutout")
+    return cutout(result, jnp.where(is_cutout, value, 0), place)

@@ -90,14 +90,13 @@ def load(policy: str, table: str) -> SubPolicies:
 
 def draw_sub_policy(key: chex.PRNGKey, sub_policies: SubPolicies) -> Draw:
     """Draws a pair uniformly, and its operations each with its own probability."""
-    pair_key, open_key, sign_key, place_key = jax.random.split(key, 4)
-    pair = jax.random.randint(pair_key, (), 0, len(sub_policies.index))
+    choice, opening, sign, *place = jax.random.uniform(key, (5, 2), jnp.float32)
+    pair = _below(len(sub_policies.index), choice[0])
     index, probability, value = (jnp.asarray(rows)[pair] for rows in sub_policies)
-    is_open = jax.random.bernoulli(open_key, probability)
     return Draw(
-        jnp.where(is_open, index, _IDENTITY),
-        _with_random_sign(sign_key, index, value),
-        jax.random.uniform(place_key, (2, 2), jnp.float32),
+        jnp.where(opening < probability, index, _IDENTITY),
+        _with_random_sign(sign, index, value),
+        jnp.stack(place, -1),
     )
 
 
@@ -110,15 +109,15 @@ def _draw_operations(
     span: np.ndarray,
 ) -> Draw:
     """Draws operations with replacement, their values in `low` to `low + span`."""
-    name_key, level_key, sign_key, place_key = jax.random.split(key, 4)
-    choice = jax.random.randint(name_key, (num_ops,), 0, len(names))
-    index = jnp.array([_INDEX[name] for name in names], jnp.int32)[choice]
-    level = jax.random.uniform(level_key, (num_ops,), jnp.float32)
+    # All at once: on CPUs a draw is a loop of its own.
+    choice, level, sign, *place = jax.random.uniform(key, (5, num_ops), jnp.float32)
+    known = jnp.array([_INDEX[name] for name in names], jnp.int32)
+    index = known[_below(len(names), choice)]
     lows, spans = (jnp.asarray(bound, jnp.float32)[index] for bound in (low, span))
     return Draw(
         index,
-        _with_random_sign(sign_key, index, lows + level * spans),
-        jax.random.uniform(place_key, (num_ops, 2), jnp.float32),
+        _with_random_sign(sign, index, lows + level * spans),
+        jnp.stack(place, -1),
     )
 
 
@@ -131,18 +130,23 @@ def _draw_randaugment(
 
 
 def _draw_uniform_augment(key: chex.PRNGKey, num_ops: int) -> Draw:
-    drawn_key, probability_key, open_key = jax.random.split(key, 3)
+    drawn_key, open_key = jax.random.split(key)
     drawn = _draw_operations(drawn_key, _UNIFORM, num_ops, low=_LOW, span=_HIGH - _LOW)
-    probability = jax.random.uniform(probability_key, (num_ops,), jnp.float32)
-    is_open = jax.random.bernoulli(open_key, probability)
-    return drawn._replace(index=jnp.where(is_open, drawn.index, _IDENTITY))
+    opening, probability = jax.random.uniform(open_key, (2, num_ops), jnp.float32)
+    index = jnp.where(opening < probability, drawn.index, _IDENTITY)
+    return drawn._replace(index=index)
+
+
+def _below(bound: int, uniform: chex.Array) -> chex.Array:
+    """Turns draws from [0, 1) into integers from 0 to `bound - 1`."""
+    return (uniform * bound).astype(jnp.int32)
 
 
 def _with_random_sign(
-    key: chex.PRNGKey, index: chex.Array, value: chex.Array
+    uniform: chex.Array, index: chex.Array, value: chex.Array
 ) -> chex.Array:
-    is_negative = jax.random.bernoulli(key, shape=index.shape)
-    return jnp.where(is_negative & jnp.asarray(_IS_SIGNED)[index], -value, value)
+    is_negative = (uniform < 0.5) & jnp.asarray(_IS_SIGNED)[index]
+    return jnp.where(is_negative, -value, value)
 
 
 def draw(
@@ -158,17 +162,31 @@ def draw(
     raise ValueError(f"unknown policy {policy!r}; use one of {', '.join(NAMES)}")
 
 
-def _apply_one(images: chex.Array, drawn: Draw) -> tuple[chex.Array, None]:
-    images = jax.vmap(pil_ops.apply)(drawn.index, images, drawn.value, drawn.place)
-    return images, None
+def drawable(policy: str, table: str) -> tuple[str, ...]:
+    """Returns the operations that may be drawn; the options are those of `augment`."""
+    if policy in _FILES:
+        names = list(pil_ops.OPERATIONS)
+        return tuple(names[i] for i in np.unique(load(policy, table).index))
+    return _RANDAUGMENT.get(policy, _UNIFORM)
 
 
-def apply(draws: Draw, images: chex.Array) -> chex.Array:
-    """Applies to each image [B, H, W, C] its n operations; `draws` has B rows."""
+def apply(draws: Draw, images: chex.Array, names: tuple[str, ...]) -> chex.Array:
+    """Applies to each image [B, H, W, C] its n operations; `draws` has B rows.
+
+    Args:
+      draws: of each image.
+      images: uint8 [B, H, W, C].
+      names: operations, beside Identity, that may be drawn.
+    """
+    apply_all = jax.vmap(functools.partial(pil_ops.apply, names=names))
+
+    def apply_one(images: chex.Array, drawn: Draw) -> tuple[chex.Array, None]:
+        return apply_all(drawn.index, images, drawn.value, drawn.place), None
+
     in_order = Draw(*(jnp.moveaxis(field, 1, 0) for field in draws))
     # In a written-out loop XLA fuses an operation into the next, computing its pixels
     # anew each time they are read: five times slower on CPU.
-    return jax.lax.scan(_apply_one, images, in_order)[0]
+    return jax.lax.scan(apply_one, images, in_order)[0]
 
 
 def augment(
@@ -203,4 +221,4 @@ def augment(
     draw_one = functools.partial(
         draw, policy=policy, table=table, num_ops=num_ops, magnitude=magnitude
     )
-    return apply(jax.vmap(draw_one)(keys), images)
+    return apply(jax.vmap(draw_one)(keys), images, drawable(policy, table))

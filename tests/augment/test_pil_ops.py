@@ -1,6 +1,7 @@
 """The operations of the augmentation policies against Pillow, bit for bit."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -128,6 +129,29 @@ def assert_equal_to_pillow(names, images, values, places):
     differing = np.any(ours != theirs, axis=(1, 2, 3))
     assert not differing.any(), sorted(set(np.array(names)[differing]))
     assert ours.dtype == np.uint8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_operation_that_alone_may_be_drawn_is_pillows(name):
+    """And so is Identity, which always may."""
+    names = [name, "Identity"] * 20
+    images = np.random.default_rng(4).integers(0, 256, (40, 9, 12, 3)).astype(np.uint8)
+    values, places = values_of(name, 40), places_of(40)
+    values[1::2] = 0
+    only = jax.vmap(functools.partial(pil_ops.apply, names=[name]))
+    index = np.array([NAMES.index(name) for name in names], np.int32)
+    ours = only(index, images, values, places)
+    np.testing.assert_array_equal(ours, pillow(names, images, values, places))
+
+
+def test_operations_that_cannot_be_drawn_cost_nothing():
+    def flops(names):
+        only = functools.partial(pil_ops.apply, names=names)
+        args = jnp.int32(0), np.zeros((32, 32, 3), np.uint8), 0.0, jnp.zeros(2)
+        compiled: Any = jax.jit(only).lower(*args).compile()
+        return compiled.cost_analysis()["flops"]
+
+    assert flops(["Brightness"]) < flops(NAMES) / 4
 
 
 def test_operations_are_those_of_the_policies():
