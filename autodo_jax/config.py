@@ -51,6 +51,7 @@ MAY_CHANGE = frozenset(
         "epochs",
         "eval_batch_size",
         "num_devices",
+        "steps_per_dispatch",
         "checkpoint_every",
         "checkpoint_minutes",
         "checkpoint_keep",
@@ -78,6 +79,9 @@ def default_config() -> ml_collections.ConfigDict:
     )
     # Devices that share each batch; 0: all, or as many as divide batch_size.
     config.num_devices = 0
+    # Steps that one call to the devices takes, without the host; 0: 1 on CPUs, where a
+    # loop is slower, else 16. Streamed data: always 1.
+    config.steps_per_dispatch = 0
     # A run is saved after so many epochs, and after so many minutes; 0: never so.
     config.checkpoint_every = 0
     config.checkpoint_minutes = 5.0
@@ -315,6 +319,7 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "batch_size": _AT_LEAST_1,
     "eval_batch_size": _AT_LEAST_1,
     "num_devices": _AT_LEAST_0,
+    "steps_per_dispatch": _AT_LEAST_0,
     "checkpoint_every": _AT_LEAST_0,
     "checkpoint_minutes": _AT_LEAST_0,
     "checkpoint_keep": _AT_LEAST_1,

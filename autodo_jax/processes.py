@@ -111,22 +111,23 @@ def fetch(tree: PyTree) -> PyTree:
 def stop_requests() -> Iterator[Callable[[int], int]]:
     """Context in which SIGTERM and SIGINT only ask a run to stop.
 
-    Yields `requested(step)`, to be called after each step in all processes with the
-    same rising number; it returns the signal that asks to stop, the same everywhere, or
-    0. A further signal, a second later or more, ends the process at once.
+    Yields `requested(number)`, to be called in all processes equally often, with 1 and
+    then one more each time; it returns the signal that asks to stop, the same
+    everywhere, or 0. A further signal, a second later or more, ends the process at
+    once.
     """
     if jax.process_count() > 1:
         # JAX handles SIGTERM then, and finds a step that all processes reach.
         yield (
-            lambda step: (
+            lambda number: (
                 signal.SIGTERM
-                if multihost_utils.reached_preemption_sync_point(step)
+                if multihost_utils.reached_preemption_sync_point(number)
                 else 0
             )
         )
         return
     if threading.current_thread() is not threading.main_thread():
-        yield lambda step: 0  # Only the main thread may handle signals.
+        yield lambda number: 0  # Only the main thread may handle signals.
         return
     received: list[tuple[int, float]] = []
     former: dict[int, Any] = {}
@@ -145,7 +146,7 @@ def stop_requests() -> Iterator[Callable[[int], int]]:
     for number in (signal.SIGTERM, signal.SIGINT):
         former[number] = signal.signal(number, handle)
     try:
-        yield lambda step: received[0][0] if received else 0
+        yield lambda number: received[0][0] if received else 0
     finally:
         restore()
 

@@ -44,12 +44,12 @@ journal.Keeper.save, journal.Keeper.__exit__ = timed(save), timed(leave)
 """
 SAYS_ITS_FIRST_STEP = """
 from autodo_jax.train import journal
-end_step = journal.Journal.end_step
+end_steps = journal.Journal.end_steps
 def first(self, phase, values):
     print("stepped", flush=True)
-    journal.Journal.end_step = end_step
-    end_step(self, phase, values)
-journal.Journal.end_step = first
+    journal.Journal.end_steps = end_steps
+    end_steps(self, phase, values)
+journal.Journal.end_steps = first
 """
 
 

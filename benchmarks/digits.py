@@ -26,12 +26,12 @@ EPOCHS = 120
 PROGRAM = """
 import sys
 from autodo_jax.train import journal
-end_step = journal.Journal.end_step
+end_steps = journal.Journal.end_steps
 def first(self, phase, values):
     print("stepped", flush=True)
-    journal.Journal.end_step = end_step
-    end_step(self, phase, values)
-journal.Journal.end_step = first
+    journal.Journal.end_steps = end_steps
+    end_steps(self, phase, values)
+journal.Journal.end_steps = first
 from autodo_jax import main
 sys.exit(main.main(sys.argv))
 """

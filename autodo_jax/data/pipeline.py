@@ -26,11 +26,11 @@ class Batch(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """Points of one step, still to be taken from a data set on the device."""
+    """Points of one step or K, still to be taken from a data set on the device."""
 
     images: chex.Array  # uint8 [N, H, W, C], or inputs of the head [N, D]
     labels: chex.Array  # int32 [N]
-    index: chex.Array  # int32 [B], -1 for padding
+    index: chex.Array  # int32 [B] or [K, B], -1 for padding
 
 
 Points = Batch | Selection
@@ -119,18 +119,29 @@ class Plan:
 class Resident:
     """Data sets on the devices, where a step takes its points by their index."""
 
-    def __init__(self, plan: Plan, parts: Mapping[str, tuple[chex.Array, chex.Array]]):
-        """Args: the plan; images and labels of each part, on the devices."""
+    def __init__(
+        self,
+        plan: Plan,
+        parts: Mapping[str, tuple[chex.Array, chex.Array]],
+        steps_per_dispatch: int = 1,
+    ):
+        """Args: the plan; images and labels of each part, on the devices; K."""
         self._plan, self._parts = plan, parts
+        self._steps_per_dispatch = steps_per_dispatch
 
     def batches(
         self, phase: str, epoch: int, start: int = 0
     ) -> Iterator[tuple[Selection, ...]]:
-        """Yields what each step of a phase takes, from step `start` on."""
-        order = self._plan.order(phase, epoch)
-        for step in range(start, self._plan.length(phase)):
+        """Yields what each step of a phase takes, from step `start` on.
+
+        Training takes K steps at once if K > 1, the last time what is left.
+        """
+        order, length = self._plan.order(phase, epoch), self._plan.length(phase)
+        several = self._steps_per_dispatch if phase in ("task", "hyper") else 1
+        for step in range(start, length, several):
+            at = slice(step, step + several) if several > 1 else step
             yield tuple(
-                Selection(*self._parts[part], index[step])
+                Selection(*self._parts[part], index[at])
                 for part, index in order.items()
             )
 

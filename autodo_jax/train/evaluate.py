@@ -12,7 +12,7 @@ from autodo_jax import metrics
 from autodo_jax.data import pipeline
 from autodo_jax.data.dataset import Dataset
 from autodo_jax.models.network import Network
-from autodo_jax.train.journal import MAX_STEPS_IN_FLIGHT
+from autodo_jax.train.journal import MAX_IN_FLIGHT
 from autodo_jax.train.setup import Setup
 from autodo_jax.train.state import TrainState
 
@@ -88,7 +88,7 @@ def _outputs(
     for (points,) in setup.feed.batches(part, epoch):
         taken = with_features(points, features)
         outputs.append(step(state.params, state.batch_stats, taken))
-        jax.block_until_ready(outputs[-MAX_STEPS_IN_FLIGHT:][0])
+        jax.block_until_ready(outputs[-MAX_IN_FLIGHT:][0])
     return outputs
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import chex
 import jax
 import ml_collections
+import numpy as np
 
 from autodo_jax import processes
 from autodo_jax.train.setup import RunError
@@ -21,9 +22,9 @@ _MAIN = ("train_loss", "grad_norm", "outer_loss", "hypergrad_norm", "lambda_norm
 _RATES = ("learning_rate", "hyper_learning_rate")
 # Steps whose metrics are fetched at once, which then are looked at.
 _FETCH_STEPS = 32
-# Steps under way at once. With more than 32 several devices of the CPU backend wait for
-# each other forever.
-MAX_STEPS_IN_FLIGHT = 8
+# Dispatches under way at once. With more than 32 several devices of the CPU backend wait
+# for each other forever.
+MAX_IN_FLIGHT = 8
 _ADVICE = {
     "task": "--config.task.learning_rate, or bound its gradient by "
     "--config.task.clip_norm",
@@ -43,7 +44,8 @@ class Journal:
       records: lines of metrics.jsonl, of the finished epochs.
       history: metrics of each step of the epoch under way, by phase, of those that are
         fetched from the devices.
-      pending: phase and metrics of the steps behind them, oldest first.
+      pending: phase and metrics of the steps behind them, oldest first, those of one
+        dispatch together.
       step: task and hyper steps behind the run, in all.
       data: fingerprint of the points.
       former_seconds: of the starts before this one.
@@ -70,18 +72,24 @@ class Journal:
 
     def num_steps(self, phase: str) -> int:
         """Returns the steps of the epoch under way that are behind the run."""
-        return len(self.history[phase]) + sum(name == phase for name, _ in self.pending)
+        pending = (_num_steps(values) for name, values in self.pending if name == phase)
+        return len(self.history[phase]) + sum(pending)
 
-    def end_step(self, phase: str, values: Metrics) -> None:
-        """Notes the metrics of a step, and now and then fetches those of former ones.
+    def end_steps(self, phase: str, values: Metrics) -> None:
+        """Notes the metrics of a dispatch, and now and then fetches those of former ones.
+
+        Args:
+          phase: of its steps.
+          values: scalars of one step, or arrays [K] of K steps.
 
         Raises:
           RunError: those of an earlier step are not finite.
         """
+        before = self.num_steps(phase)
         self.pending.append((phase, values))
-        self.step += 1
-        if self.num_steps(phase) % _FETCH_STEPS == 0:
-            self._take(MAX_STEPS_IN_FLIGHT)  # All others are done: nothing waits.
+        self.step += _num_steps(values)
+        if before // _FETCH_STEPS < self.num_steps(phase) // _FETCH_STEPS:
+            self._take(MAX_IN_FLIGHT)  # All others are done: nothing waits.
 
     def fetch(self, other: Any = ()) -> tuple[dict[str, list[dict[str, float]]], Any]:
         """Returns the metrics of the epoch under way, and `other` on the host.
@@ -97,14 +105,15 @@ class Journal:
 
     def _take(self, num_left: int, other: Any = ()) -> Any:
         """Fetches, at once, pending metrics but the last `num_left`, and `other`."""
-        done = self.pending[: len(self.pending) - num_left]
+        done = self.pending[: max(len(self.pending) - num_left, 0)]
         self.pending = self.pending[len(done) :]
         fetched, other = jax.device_get(([values for _, values in done], other))
         for (phase, _), values in zip(done, fetched, strict=True):
-            steps = self.history[phase]
-            steps.append({name: float(value) for name, value in values.items()})
-            self._check_finite(phase, len(steps) - 1)
-            self._check_solve(len(steps) - 1, steps[-1])
+            for one in zip(*map(np.ravel, values.values()), strict=True):
+                steps = self.history[phase]
+                steps.append(dict(zip(values, map(float, one), strict=True)))
+                self._check_finite(phase, len(steps) - 1)
+                self._check_solve(len(steps) - 1, steps[-1])
         return other
 
     def _check_finite(self, phase: str, number: int) -> None:
@@ -166,6 +175,10 @@ def advice_on_divergence(lambda_max: float) -> str:
     )
 
 
+def _num_steps(values: Metrics) -> int:
+    return next(iter(values.values())).size
+
+
 def _empty_history() -> History:
     return {"task": [], "hyper": []}
 
@@ -183,6 +196,7 @@ class Keeper:
         self._config, self._folder, self._warn = config, folder, warn
         self._checkpoints: Any = None
         self._last = time.monotonic()
+        self._interval = 0
 
     def __enter__(self) -> "Keeper":
         return self
@@ -227,8 +241,9 @@ class Keeper:
 
     def after_step(self, state: TrainState, journal: Journal) -> None:
         """Saves where `checkpoint_minutes` have passed since the last time."""
-        shared = jax.process_count() > 1
-        if (not shared or journal.step % _CLOCK_STEPS == 0) and self._is_time():
+        interval = journal.step // _CLOCK_STEPS
+        is_new, self._interval = interval != self._interval, interval
+        if (is_new or jax.process_count() == 1) and self._is_time():
             self.save(state, journal)
 
     def after_epoch(self, state: TrainState, journal: Journal) -> None:

@@ -1,6 +1,7 @@
 """Algorithm 1, from a configuration to the files of a workdir."""
 
 import contextlib
+import itertools
 import pathlib
 import signal
 import time
@@ -16,7 +17,7 @@ from autodo_jax import processes
 from autodo_jax.data.dataset import Parts
 from autodo_jax.train import evaluate, progress
 from autodo_jax.train.journal import (
-    MAX_STEPS_IN_FLIGHT,
+    MAX_IN_FLIGHT,
     Journal,
     Keeper,
     advice_on_divergence,
@@ -77,9 +78,11 @@ def run(
         state, journal = keeper.restore(state, setup.experiment.fingerprint())
         shown.start(journal.epoch)
 
+        calls = itertools.count(1)
+
         def after_step(state: TrainState, journal: Journal) -> None:
             watchdog.step_ended()
-            signum = stop_requested(journal.step)
+            signum = stop_requested(next(calls))
             if signum:
                 keeper.save(state, journal, and_wait=True)
                 raise processes.Interrupted(
@@ -119,7 +122,7 @@ def run_epoch(
       setup: of the run.
       state: before the first step that the journal does not have.
       journal: notes each step.
-      after_step: called with the new state.
+      after_step: called with the new state, after the steps of each dispatch.
       warn: is told of diverging solves.
 
     Returns:
@@ -221,8 +224,8 @@ def _run_phase(
         if phase == "hyper":
             points = points[0], evaluate.with_features(points[1], features)
         state, values = step(state, *points, key)
-        journal.end_step(phase, values)
-        jax.block_until_ready(journal.pending[-MAX_STEPS_IN_FLIGHT:][0])
+        journal.end_steps(phase, values)
+        jax.block_until_ready(journal.pending[-MAX_IN_FLIGHT:][0])
         after_step(state, journal)
 
 

@@ -90,6 +90,27 @@ def own_batch(points: pipeline.Points) -> pipeline.Batch:
     return pipeline.take(points.images, points.labels, index)
 
 
+def several(step: Callable) -> Callable:
+    """Returns `step` that takes one batch as before, or several at once.
+
+    Where the `index` of its points is [K, B] it takes K steps, in one program; metrics
+    then are [K].
+    """
+
+    def steps(state: TrainState, *operands) -> tuple[TrainState, Metrics]:
+        *points, key = operands
+        if points[0].index.ndim == 1:
+            return step(state, *operands)
+
+        def one(state, indices):
+            chosen = map(lambda p, index: p._replace(index=index), points, indices)
+            return step(state, *chosen, key)
+
+        return jax.lax.scan(one, state, [p.index for p in points])
+
+    return steps
+
+
 def create_task_step(objective: Objective, optimizers: Optimizers) -> Callable:
     """Returns `(state, points, key) -> (state, metrics)`: lines 4-9."""
 

@@ -57,12 +57,14 @@ def counts(monkeypatch):
     jax.monitoring.unregister_event_duration_listener(counts.on_event)
 
 
+@pytest.mark.parametrize("several", [1, 5])
 def test_epochs_compile_nothing_and_fetch_once_an_interval(
-    tmp_path, monkeypatch, counts
+    several, tmp_path, monkeypatch, counts
 ):
     config = digits.get_config("autodo")
     config.epochs, config.hyper.start_epoch = 5, 1
     config.batch_size, config.num_devices = 8, 1
+    config.steps_per_dispatch = several
     config.model.widths, config.augment.policy = (4, 4), "none"
     seen = []
     end_epoch = journal.Journal.end_epoch
@@ -78,6 +80,7 @@ def test_epochs_compile_nothing_and_fetch_once_an_interval(
     for (_, before), (num_steps, after) in itertools.pairwise(seen[1:]):
         assert min(num_steps) > 32
         # Every 32 steps of a phase, and with the evaluation at the end of the epoch.
+        # Several steps at once: as often, though the first fetch has nothing yet.
         intervals = sum(number // 32 for number in num_steps) + 1
         change = tuple(b - a for a, b in zip(before, after, strict=True))
         assert change == (0, intervals, 0)

@@ -68,6 +68,25 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
         np.testing.assert_array_equal(more_tables[name], table)
 
 
+def test_several_steps_a_dispatch_are_the_same_run_interrupted_or_not(
+    uninterrupted, tmp_path, monkeypatch
+):
+    """Groups end where they may: 32 steps by 5, stopped, then on by 3."""
+    _, records, tables = uninterrupted
+    config = config_of_two_epochs()
+    config.steps_per_dispatch = 5
+    stop_after(10, monkeypatch)  # The third group of the second epoch.
+    with pytest.raises(processes.Interrupted, match="in epoch 2"):
+        run(config, tmp_path)
+    config.steps_per_dispatch = 3
+    _, more_records, more_tables = run(config, tmp_path)
+    pairs = zip(without_times(more_records), without_times(records), strict=True)
+    for ours, expected in pairs:
+        assert ours == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    for name, table in tables.items():
+        np.testing.assert_allclose(more_tables[name], table, rtol=1e-3, atol=1e-4)
+
+
 def test_on_other_devices_it_goes_on_up_to_the_order_of_sums(
     uninterrupted, tmp_path, monkeypatch
 ):

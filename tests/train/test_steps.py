@@ -124,6 +124,32 @@ def test_a_task_step_leaves_lambda_alone_and_counts(prepared):
     assert all(jax.tree.leaves(changed))
 
 
+@pytest.mark.parametrize("phase", ["task", "hyper"])
+def test_several_steps_at_once_are_as_many_one_by_one(prepared, phase):
+    setup, state = prepared
+    parts = ["train"] if phase == "task" else ["train", "validation"]
+    splits = setup.experiment.splits._asdict()
+    step, key = {
+        "task": (setup.task_step, setup.task_key),
+        "hyper": (setup.hyper_step, setup.hyper_key),
+    }[phase]
+    rng = np.random.default_rng(0)
+    # Points come again: a step takes the rows as the one before left them.
+    index = np.stack([rng.permutation(40)[:16] for _ in range(3)])
+    at_once, values = step(
+        jax.tree.map(jnp.copy, state), *(points(splits[p], index) for p in parts), key
+    )
+    one_by_one, expected = jax.tree.map(jnp.copy, state), []
+    for row in index:
+        one_by_one, value = step(
+            one_by_one, *(points(splits[p], row) for p in parts), key
+        )
+        expected.append(value)
+    expected = jax.tree.map(lambda *rows: np.stack(rows), *expected)
+    chex.assert_trees_all_close(values, expected, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(at_once, one_by_one, rtol=1e-4, atol=1e-6)
+
+
 def test_draws_depend_on_seed_step_and_point_only():
     keys = steps.point_keys(jax.random.key(0), jnp.int32(1), jnp.array([4, 9]))
     data = jax.random.key_data(keys)
