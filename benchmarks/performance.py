@@ -122,6 +122,19 @@ def digits() -> str:
     )
 
 
+def dispatch() -> str:
+    """Milliseconds of a step by the steps a dispatch."""
+    record = _load("dispatch-cpu")
+    rows = [
+        [f"`{found['model']}`, {found['phase']}", *map(_spread, times.values())]
+        for found in record["results"]
+        for times in [found["milliseconds"]]
+    ]
+    numbers = record["results"][0]["milliseconds"]
+    head = ["network, step", *(f"{number} a dispatch" for number in numbers)]
+    return _table(head, rows) + _source(record)
+
+
 def growth() -> str:
     """Milliseconds of a hypergradient step along each axis."""
     record = _load("growth-cpu")
@@ -146,6 +159,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "augmentation": augmentation,
     "steps": steps,
     "digits": digits,
+    "dispatch": dispatch,
     "growth": growth,
 }
 
