@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import common
-import jax
 
 from autodo_jax.config import apply_method, default_config
 from autodo_jax.train import setup

@@ -22,8 +22,8 @@ _MAIN = ("train_loss", "grad_norm", "outer_loss", "hypergrad_norm", "lambda_norm
 _RATES = ("learning_rate", "hyper_learning_rate")
 # Steps whose metrics are fetched at once, which then are looked at.
 _FETCH_STEPS = 32
-# Dispatches under way at once. With more than 32 several devices of the CPU backend wait
-# for each other forever.
+# Dispatches under way at once. With more than 32 several devices of the CPU backend
+# wait for each other forever.
 MAX_IN_FLIGHT = 8
 _ADVICE = {
     "task": "--config.task.learning_rate, or bound its gradient by "
@@ -76,7 +76,7 @@ class Journal:
         return len(self.history[phase]) + sum(pending)
 
     def end_steps(self, phase: str, values: Metrics) -> None:
-        """Notes the metrics of a dispatch, and now and then fetches those of former ones.
+        """Notes the metrics of a dispatch, and now and then fetches earlier ones.
 
         Args:
           phase: of its steps.

@@ -28,9 +28,7 @@ from autodo_jax.train.state import (
     create_state,
 )
 
-
-# On accelerators, which a small network's steps are done with sooner than the host.
-_STEPS_PER_DISPATCH = 16
+_STEPS_PER_DISPATCH = 16  # on accelerators
 
 
 class RunError(Exception):
@@ -214,7 +212,7 @@ def _plan(
 
 
 def _steps_per_dispatch(mesh: Mesh) -> int:
-    """XLA runs the same operations slower within a loop on CPUs."""
+    # XLA's convolutions are many times slower within a loop on CPUs.
     return 1 if mesh.devices.flat[0].platform == "cpu" else _STEPS_PER_DISPATCH
 
 
