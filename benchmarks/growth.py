@@ -36,6 +36,7 @@ def step(values: dict[str, int]) -> Callable[[], Any]:
     config = default_config()
     apply_method(config, "autodo")
     config.batch_size, config.num_devices = values["batch"], 1
+    config.steps_per_dispatch = 1
     config.augment.policy, config.augment.erase_probability = "none", 0.0
     config.augment.operations = tuple(OPERATIONS)[: values["A"]]
     config.data.mean, config.data.std = (0.5,) * 3, (0.25,) * 3

@@ -28,6 +28,7 @@ class Run:
         config = default_config()
         apply_method(config, "autodo")
         config.batch_size, config.num_devices = BATCH, 1
+        config.steps_per_dispatch = 1
         config.augment.policy, config.augment.crop_padding = "none", 1
         config.augment.erase_probability = 0.0
         config.model.name, config.model.widths = "small_cnn", (8, 8)

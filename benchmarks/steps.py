@@ -37,6 +37,7 @@ def configuration(method: str, depth: int, width: int) -> ml_collections.ConfigD
     config = default_config()
     apply_method(config, method)
     config.batch_size, config.num_devices = BATCH, 1
+    config.steps_per_dispatch = 1
     config.augment.policy = "none"
     config.data.mean, config.data.std = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
     config.model.depth, config.model.width = depth, width

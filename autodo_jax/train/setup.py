@@ -211,11 +211,6 @@ def _plan(
     )
 
 
-def _steps_per_dispatch(mesh: Mesh) -> int:
-    # XLA's convolutions are many times slower within a loop on CPUs.
-    return 1 if mesh.devices.flat[0].platform == "cpu" else _STEPS_PER_DISPATCH
-
-
 def _feed(
     config: ml_collections.ConfigDict,
     experiment: experiments.Experiment,
@@ -229,7 +224,9 @@ def _feed(
             name: distributed.place(mesh, (part.images, part.labels))
             for name, part in parts.items()
         }
-        several = config.steps_per_dispatch or _steps_per_dispatch(mesh)
+        # XLA's convolutions are many times slower within a loop on CPUs.
+        usual = 1 if jax.default_backend() == "cpu" else _STEPS_PER_DISPATCH
+        several = config.steps_per_dispatch or usual
         return pipeline.Resident(plan, resident, several), REPLICATED
     by_rows = NamedSharding(mesh, BY_ROWS)
 

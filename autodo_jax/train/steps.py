@@ -4,6 +4,7 @@ Each device has its share of the batch, all parameters, and its block of Lambda'
 The functions run under `distributed.spmd` or `jax.pmap`, with AXIS bound.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -97,6 +98,7 @@ def several(step: Callable) -> Callable:
     then are [K].
     """
 
+    @functools.wraps(step)
     def steps(state: TrainState, *operands) -> tuple[TrainState, Metrics]:
         *points, key = operands
         if points[0].index.ndim == 1:

@@ -166,6 +166,28 @@ def test_resident_data_are_selected_by_the_order(phase, start):
             np.testing.assert_array_equal(selection.index, order[part][step])
 
 
+@pytest.mark.parametrize("several", [2, 4, 100])
+@pytest.mark.parametrize("phase", ["task", "hyper", "validation"])
+def test_several_steps_at_once_end_with_what_is_left(phase, several):
+    """Evaluations take one at a time."""
+    plan = create()
+    parts = {
+        part: (np.zeros((count, 1, 1, 1), np.uint8), np.zeros(count, np.int32))
+        for part, count in plan.num_points.items()
+    }
+    start = plan.length(phase) // 2
+    feed = pipeline.Resident(plan, parts, steps_per_dispatch=several)
+    found = [selection.index for selection, *_ in feed.batches(phase, 0, start)]
+    if phase == "validation":
+        found = [index[None] for index in found]
+    part = "validation" if phase == "validation" else "train"
+    np.testing.assert_array_equal(
+        np.concatenate(found), plan.order(phase, 0)[part][start:]
+    )
+    most = 1 if phase == "validation" else several
+    assert {len(index) for index in found[:-1]} <= {most} and len(found[-1]) <= most
+
+
 def test_resident_data_have_no_step_behind_the_last():
     feed = pipeline.Resident(create(), {"train": (np.zeros(1), np.zeros(1))})
     assert list(feed.batches("task", 0, start=create().num_steps)) == []

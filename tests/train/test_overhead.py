@@ -57,7 +57,7 @@ def counts(monkeypatch):
     jax.monitoring.unregister_event_duration_listener(counts.on_event)
 
 
-@pytest.mark.parametrize("several", [1, 5])
+@pytest.mark.parametrize("several", [1, 8])
 def test_epochs_compile_nothing_and_fetch_once_an_interval(
     several, tmp_path, monkeypatch, counts
 ):

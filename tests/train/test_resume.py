@@ -71,14 +71,13 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 def test_several_steps_a_dispatch_are_the_same_run_interrupted_or_not(
     uninterrupted, tmp_path, monkeypatch
 ):
-    """Groups end where they may: 32 steps by 5, stopped, then on by 3."""
     _, records, tables = uninterrupted
     config = config_of_two_epochs()
-    config.steps_per_dispatch = 5
-    stop_after(10, monkeypatch)  # The third group of the second epoch.
+    config.steps_per_dispatch = 16
+    stop_after(3, monkeypatch)  # Half of the second epoch's task steps.
     with pytest.raises(processes.Interrupted, match="in epoch 2"):
         run(config, tmp_path)
-    config.steps_per_dispatch = 3
+    config.steps_per_dispatch = 8
     _, more_records, more_tables = run(config, tmp_path)
     pairs = zip(without_times(more_records), without_times(records), strict=True)
     for ours, expected in pairs:
