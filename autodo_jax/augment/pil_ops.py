@@ -366,7 +366,8 @@ def apply(
       image: uint8 [H, W, C], C = 3 or 1.
       value: float32 [] in the operation's unit, with its sign.
       place: float32 [2] in [0, 1), where Cutout has its centre.
-      names: operations, beside Identity, that there may be: others cost nothing.
+      names: operations that `index` may stand for, beside Identity; no others are
+        computed.
 
     Raises:
       ValueError: the image has another dtype or shape.

@@ -92,10 +92,9 @@ def own_batch(points: pipeline.Points) -> pipeline.Batch:
 
 
 def several(step: Callable) -> Callable:
-    """Returns `step` that takes one batch as before, or several at once.
+    """Lets a step also be several: K of them where the `index` of its points is [K, B].
 
-    Where the `index` of its points is [K, B] it takes K steps, in one program; metrics
-    then are [K].
+    They are one program, without the host in between; metrics then are [K].
     """
 
     @functools.wraps(step)
