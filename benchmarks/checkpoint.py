@@ -20,7 +20,6 @@ import time
 import common
 
 ROOT = pathlib.Path(__file__).parents[1]
-MAIN = "import sys; from autodo_jax import main; sys.exit(main.main(sys.argv))"
 NEVER_SAVES = """
 from autodo_jax.train import journal
 journal.Keeper.save = lambda *_, **__: None
@@ -42,22 +41,13 @@ def timed(function):
     return call
 journal.Keeper.save, journal.Keeper.__exit__ = timed(save), timed(leave)
 """
-SAYS_ITS_FIRST_STEP = """
-from autodo_jax.train import journal
-end_steps = journal.Journal.end_steps
-def first(self, phase, values):
-    print("stepped", flush=True)
-    journal.Journal.end_steps = end_steps
-    end_steps(self, phase, values)
-journal.Journal.end_steps = first
-"""
 
 
 def start(folder: str, before: str = "") -> subprocess.Popen:
     """Starts a run of the digits with `before` run before its own program."""
     return subprocess.Popen(
         [
-            *(sys.executable, "-c", before + MAIN),
+            *(sys.executable, "-c", before + common.MAIN),
             *("--config=configs/digits.py", f"--workdir={folder}"),
             "--nocompilation_cache",  # What one run compiles is not to serve the next.
         ],
@@ -89,7 +79,7 @@ def seconds_to_go_on() -> float:
                 process.send_signal(signal.SIGTERM)
         assert process.wait() == 128 + signal.SIGTERM
         began = time.perf_counter()
-        process = start(folder, SAYS_ITS_FIRST_STEP)
+        process = start(folder, common.SAYS_ITS_FIRST_STEP)
         assert process.stdout is not None
         lines = iter(process.stdout)
         assert any(line.startswith("goes on from the checkpoint") for line in lines)

@@ -17,6 +17,18 @@ import numpy as np
 
 from autodo_jax.data.dataset import Dataset, Parts
 
+# The command line as a program of `python -c`, and what to put before it so that it
+# prints "stepped" when the first step has ended.
+MAIN = "import sys; from autodo_jax import main; sys.exit(main.main(sys.argv))"
+SAYS_ITS_FIRST_STEP = """
+from autodo_jax.train import journal
+end_steps = journal.Journal.end_steps
+def first(self, phase, values):
+    print("stepped", flush=True)
+    journal.Journal.end_steps = end_steps
+    end_steps(self, phase, values)
+journal.Journal.end_steps = first
+"""
 _PEERS = ("torch", "kornia", "dm-pix")
 
 

@@ -12,29 +12,17 @@ compiles, counts as the median of those like it.
 import json
 import os
 import pathlib
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
 import common
-from performance import training_seconds
+from performance import ratios_to_baseline, training_seconds
 
 ROOT = pathlib.Path(__file__).parents[1]
 EPOCHS = 120
-PROGRAM = """
-import sys
-from autodo_jax.train import journal
-end_steps = journal.Journal.end_steps
-def first(self, phase, values):
-    print("stepped", flush=True)
-    journal.Journal.end_steps = end_steps
-    end_steps(self, phase, values)
-journal.Journal.end_steps = first
-from autodo_jax import main
-sys.exit(main.main(sys.argv))
-"""
+PROGRAM = common.SAYS_ITS_FIRST_STEP + common.MAIN
 
 
 def run(folder: pathlib.Path, cache: pathlib.Path, method: str, *flags: str) -> dict:
@@ -93,14 +81,8 @@ def main() -> None:
                     f"{found['whole']:.1f} s, training {training_seconds(found):.1f} s",
                     flush=True,
                 )
-    ratios = [
-        training_seconds(half) / training_seconds(baseline)
-        for half, baseline in zip(runs["half"], runs["baseline"], strict=True)
-    ]
-    print(
-        f"autodo with E at half the epochs over baseline: {min(ratios):.2f} to ", end=""
-    )
-    print(f"{max(ratios):.2f}, median {statistics.median(ratios):.2f}")
+    listed = ", ".join(f"{ratio:.2f}" for ratio in ratios_to_baseline(runs))
+    print(f"autodo with E at half the epochs over baseline: {listed}")
     common.write(arguments.json, epochs=EPOCHS, runs=runs)
 
 

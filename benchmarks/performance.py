@@ -91,7 +91,6 @@ def steps() -> str:
 def digits() -> str:
     """Whole runs of the digits."""
     record = _load("digits-cpu")
-
     names = {
         "cold": "`autodo`, nothing compiled before",
         "warm": "`autodo`, run once before",
@@ -109,12 +108,7 @@ def digits() -> str:
         ]
         for kind, runs in record["runs"].items()
     ]
-    runs = record["runs"]
-    ratios = [
-        training_seconds(half) / training_seconds(base)
-        for half, base in zip(runs["half"], runs["baseline"], strict=True)
-    ]
-    listed = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    listed = ", ".join(f"{ratio:.2f}" for ratio in ratios_to_baseline(record["runs"]))
     return (
         _table(["run", "s to first step", "s in all", "s of epochs"], rows)
         + f"\n\nEpochs of `autodo` with E = 60 over those of `baseline`: {listed}."
@@ -153,6 +147,14 @@ def training_seconds(measured: dict) -> float:
         for found in (measured["plain epochs"], measured["outer epochs"])
         if found
     )
+
+
+def ratios_to_baseline(runs: dict[str, list[dict]]) -> list[float]:
+    """Epochs of `autodo` with E at half of them over those of `baseline`."""
+    return [
+        training_seconds(half) / training_seconds(base)
+        for half, base in zip(runs["half"], runs["baseline"], strict=True)
+    ]
 
 
 TABLES: dict[str, Callable[[], str]] = {
