@@ -35,7 +35,6 @@ Symbols:
 
 from typing import TYPE_CHECKING, Any
 
-from autodo_jax.dataset_report import DatasetReport, load_dataset_report
 from autodo_jax.implicit import (
     HypergradInfo,
     curvature,
@@ -47,6 +46,7 @@ from autodo_jax.implicit import (
     value_and_hypergrad_root,
 )
 from autodo_jax.version import __version__
+from autodo_jax.workdir.dataset_report import DatasetReport, load_dataset_report
 
 if TYPE_CHECKING:
     from autodo_jax.api import OptimizedDataset, RunError, config_for, optimize_dataset

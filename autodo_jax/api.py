@@ -17,14 +17,14 @@ import numpy as np
 
 from autodo_jax import config as config_lib
 from autodo_jax import processes
-from autodo_jax import workdir as workdirs
-from autodo_jax.data import arrays
 from autodo_jax.data.dataset import Parts
-from autodo_jax.dataset_report import DatasetReport
+from autodo_jax.data.sources import arrays
 from autodo_jax.distributed import AXIS
 from autodo_jax.report import page
 from autodo_jax.train import loop
 from autodo_jax.train.setup import RunError
+from autodo_jax.workdir import folder as workdirs
+from autodo_jax.workdir.dataset_report import DatasetReport
 
 __all__ = ["OptimizedDataset", "RunError", "config_for", "optimize_dataset"]
 

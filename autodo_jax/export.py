@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import tqdm
 
 from autodo_jax import config as config_lib
-from autodo_jax.data import folder
-from autodo_jax.dataset_report import load_dataset_report
+from autodo_jax.data.sources import folder
+from autodo_jax.workdir.dataset_report import load_dataset_report
 
 SUSPECTS = ("drop", "relabel")
 

@@ -24,10 +24,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from autodo_jax import config as config_lib
-from autodo_jax import processes, workdir
-from autodo_jax.data.errors import DataError
+from autodo_jax import processes
+from autodo_jax.errors import DataError
 from autodo_jax.train import loop
 from autodo_jax.train.setup import RunError
+from autodo_jax.workdir import folder as workdir
 
 _USAGE = 2  # exit status: the command cannot be run as it is given
 _FAILED = 1  # exit status: the run ended before it was finished

@@ -16,7 +16,7 @@ import ml_collections
 
 from autodo_jax import losses
 from autodo_jax.augment import learned, policies, standard
-from autodo_jax.data.pipeline import Batch
+from autodo_jax.data.batches.plan import Batch
 from autodo_jax.hyperparams import state as hyperparams
 
 PyTree = Any

@@ -51,7 +51,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import autodo_jax
-from autodo_jax.data import experiment as experiments
+from autodo_jax.data import run_data as experiments
 from autodo_jax.train import loop
 
 NOISES = {"uniform 10 %": ("uniform", 0.1), "uniform 40 %": ("uniform", 0.4)}

@@ -14,8 +14,9 @@ import pytest
 
 import autodo_jax
 from autodo_jax import api, main, processes
-from autodo_jax.data import arrays, split
-from autodo_jax.data import digits as digits_source
+from autodo_jax.data import split
+from autodo_jax.data.sources import arrays
+from autodo_jax.data.sources import digits as digits_source
 from autodo_jax.train import loop
 from tests.train.test_loop import tiny_config
 

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from autodo_jax import main
-from autodo_jax.data import readers, sources
+from autodo_jax.data import sources
 from autodo_jax.data.dataset import Dataset, Parts
+from autodo_jax.data.images import archive_files as readers
 from tests.test_main import DIGITS, ROOT, TINY
 
 # Name -> what makes the flags from the workdir and patches, and the expected text.

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from autodo_jax import config as config_lib
 from autodo_jax.augment.learned import OPERATIONS
-from autodo_jax.data.errors import DataError
+from autodo_jax.errors import DataError
 from autodo_jax.train import evaluate, setup
 from autodo_jax.train.setup import RunError
 from tests.train.test_loop import tiny_config

@@ -14,8 +14,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from tests.test_dataset_report import report
-from tests.test_dataset_report import write as write_report
+from tests.workdir.test_dataset_report import report
+from tests.workdir.test_dataset_report import write as write_report
 
 ROOT = Path(__file__).parents[1]
 FILES = [p for p in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))] if p.exists()]

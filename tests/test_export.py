@@ -6,9 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from autodo_jax import dataset_report, export, load_dataset_report, main
-from autodo_jax.data import folder
-from tests.data.test_folder import fields
+from autodo_jax import export, load_dataset_report, main
+from autodo_jax.data.sources import folder
+from autodo_jax.workdir import dataset_report
+from tests.data.sources.test_folder import fields
 from tests.test_bad_input import folder_flags, tarred, tree
 from tests.test_main import ROOT
 

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from autodo_jax import main
-from tests.test_checkpoint import damage
+from tests.workdir.test_checkpoint import damage
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,7 @@ def train(folder):
 
 
 def start(folder):
-    CONTEXT.set_forkserver_preload(["autodo_jax.main", "autodo_jax.checkpoint"])
+    CONTEXT.set_forkserver_preload(["autodo_jax.main", "autodo_jax.workdir.checkpoint"])
     process = CONTEXT.Process(target=train, args=(folder,))
     process.start()
     return process

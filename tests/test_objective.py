@@ -14,7 +14,7 @@ import pytest
 import scipy.special
 
 from autodo_jax import objective
-from autodo_jax.data.pipeline import Batch
+from autodo_jax.data.batches.plan import Batch
 from autodo_jax.hyperparams import state as hyperparams
 from autodo_jax.implicit import solvers, value_and_hypergrad
 from autodo_jax.models import small_cnn

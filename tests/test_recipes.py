@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from autodo_jax import dataset_report
-from autodo_jax.data import experiment as experiments
+from autodo_jax.data import run_data as experiments
+from autodo_jax.workdir import dataset_report
 from configs import digits
 
 RECIPES = pathlib.Path(__file__).parents[1] / "examples/recipes"

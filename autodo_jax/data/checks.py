@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from autodo_jax.data.dataset import Dataset, Parts
-from autodo_jax.data.errors import DataError
-from autodo_jax.data.images import check_size
-from autodo_jax.data.lazy import LazyImages
+from autodo_jax.data.images.decode import check_size
+from autodo_jax.data.images.lazy import LazyImages
+from autodo_jax.errors import DataError
 
 
 def check(parts: Parts, *, channels: int, allow_overlap: bool = False) -> None:

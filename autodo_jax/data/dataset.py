@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from autodo_jax.data.lazy import LazyImages
+from autodo_jax.data.images.lazy import LazyImages
 
 
 class Dataset(NamedTuple):

@@ -8,7 +8,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import resample
 
 from autodo_jax.data.dataset import Dataset, Parts
-from autodo_jax.data.errors import DataError
+from autodo_jax.errors import DataError
 
 
 class Splits(NamedTuple):

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 import tqdm
 
-from autodo_jax.report import comparison, page, table, workdirs
+from autodo_jax.report import comparison, page, table
+from autodo_jax.workdir import run as workdirs
 
 _FORMATS = {
     "text": table.to_text,

@@ -8,8 +8,8 @@ import numpy as np
 
 from autodo_jax.report import figures, page, table
 from autodo_jax.report.section import Section
-from autodo_jax.report.workdirs import Run, RunFilesError
-from autodo_jax.workdir import write_text
+from autodo_jax.workdir.folder import write_text
+from autodo_jax.workdir.run import Run, RunFilesError
 
 NAME = "comparison.html"
 

@@ -11,10 +11,11 @@ import markupsafe
 import numpy as np
 import PIL.Image
 
-from autodo_jax.report import points, predictions, training, workdirs
+from autodo_jax.report import points, predictions, training
 from autodo_jax.report.section import Section
 from autodo_jax.version import __version__
-from autodo_jax.workdir import write_text
+from autodo_jax.workdir import run as workdirs
+from autodo_jax.workdir.folder import write_text
 
 NAME = "report.html"
 _BROAD = 460  # points; as wide as a figure is shown

@@ -4,11 +4,11 @@ import collections
 
 import numpy as np
 
-from autodo_jax.dataset_report import DatasetReport
 from autodo_jax.report import figures
 from autodo_jax.report.section import UNFINISHED, Card, Section
-from autodo_jax.report.workdirs import Run
-from autodo_jax.report_data import ReportData
+from autodo_jax.workdir.dataset_report import DatasetReport
+from autodo_jax.workdir.report_data import ReportData
+from autodo_jax.workdir.run import Run
 
 _SUSPECT = 0.5  # noise scores above it, as docs/dataset-report.md says
 _FROZEN = "Lambda is kept at its start in this run"

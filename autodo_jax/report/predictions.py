@@ -6,8 +6,8 @@ from sklearn.manifold import TSNE
 
 from autodo_jax.report import figures
 from autodo_jax.report.section import UNFINISHED, Section, kind_of
-from autodo_jax.report.workdirs import Run
-from autodo_jax.report_data import ReportData
+from autodo_jax.workdir.report_data import ReportData
+from autodo_jax.workdir.run import Run
 
 _MIN_POINTS = 5  # of a map
 

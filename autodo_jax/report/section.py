@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from autodo_jax.report.workdirs import Run
+from autodo_jax.workdir.run import Run
 
 UNFINISHED = "The run has not finished yet."
 

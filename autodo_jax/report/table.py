@@ -11,7 +11,7 @@ import numpy as np
 import tabulate
 
 from autodo_jax import config as config_lib
-from autodo_jax.report.workdirs import Run, RunFilesError
+from autodo_jax.workdir.run import Run, RunFilesError
 
 # Fields of a configuration with a column of their own, or that do not tell rows apart.
 _COLUMNS = {

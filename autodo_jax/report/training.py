@@ -7,7 +7,7 @@ import numpy as np
 
 from autodo_jax.report import figures, table
 from autodo_jax.report.section import Section, kind_of
-from autodo_jax.report.workdirs import Run
+from autodo_jax.workdir.run import Run
 
 Records = Sequence[Mapping[str, Any]]  # lines of metrics.jsonl
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from autodo_jax import metrics
-from autodo_jax.data import pipeline
+from autodo_jax.data.batches import plan as pipeline
 from autodo_jax.data.dataset import Dataset
 from autodo_jax.models.network import Network
 from autodo_jax.train.journal import MAX_IN_FLIGHT

@@ -275,7 +275,7 @@ class Keeper:
 
     def _open(self) -> Any:
         if self._checkpoints is None:
-            from autodo_jax import checkpoint  # Orbax takes its time to import.
+            from autodo_jax.workdir import checkpoint  # Orbax takes its time to import.
 
             self._checkpoints = checkpoint.Checkpoints(
                 self._folder, keep=self._config.checkpoint_keep, warn=self._warn

@@ -26,7 +26,7 @@ from autodo_jax.train.setup import RunError, Setup, prepare
 from autodo_jax.train.state import TrainState
 from autodo_jax.train.summary import Finished, finish
 from autodo_jax.train.tensorboard import TensorBoard
-from autodo_jax.workdir import to_json, write_text
+from autodo_jax.workdir.folder import to_json, write_text
 
 AfterStep = Callable[[TrainState, Journal], None]
 

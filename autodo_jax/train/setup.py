@@ -14,8 +14,9 @@ from jax.sharding import Mesh, NamedSharding
 
 from autodo_jax import config as config_lib
 from autodo_jax import distributed, models, objective
-from autodo_jax.data import experiment as experiments
-from autodo_jax.data import pipeline, stream
+from autodo_jax.data import run_data as experiments
+from autodo_jax.data.batches import plan as pipeline
+from autodo_jax.data.batches import streamed as stream
 from autodo_jax.data.dataset import Parts
 from autodo_jax.distributed import AXIS, BY_ROWS, REPLICATED
 from autodo_jax.hyperparams.row_rmsprop import RowRMSpropState

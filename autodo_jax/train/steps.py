@@ -15,7 +15,7 @@ import ml_collections
 import optax
 
 from autodo_jax import distributed, losses
-from autodo_jax.data import pipeline
+from autodo_jax.data.batches import plan as pipeline
 from autodo_jax.distributed import AXIS
 from autodo_jax.implicit import solvers, value_and_hypergrad
 from autodo_jax.objective import Objective, split_theta

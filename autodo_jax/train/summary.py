@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import scipy.special
 
-from autodo_jax import dataset_report, metrics, processes, report_data
+from autodo_jax import metrics, processes
 from autodo_jax.augment import learned
 from autodo_jax.hyperparams import state as hyperparams
 from autodo_jax.train.evaluate import evaluate, features
@@ -19,7 +19,8 @@ from autodo_jax.train.journal import Journal
 from autodo_jax.train.setup import Setup
 from autodo_jax.train.state import TrainState
 from autodo_jax.train.tensorboard import TensorBoard
-from autodo_jax.workdir import to_json, write, write_text
+from autodo_jax.workdir import dataset_report, report_data
+from autodo_jax.workdir.folder import to_json, write, write_text
 
 # What report.html shows: of the suspects, of each one's augmentation, of the test set.
 _NUM_SUSPECTS, _NUM_DRAWS, _NUM_FEATURES = 32, 3, 1000

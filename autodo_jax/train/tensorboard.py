@@ -12,9 +12,9 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 
 from autodo_jax import processes
-from autodo_jax.dataset_report import DatasetReport
-from autodo_jax.report_data import ReportData
-from autodo_jax.workdir import WriteError
+from autodo_jax.workdir.dataset_report import DatasetReport
+from autodo_jax.workdir.folder import WriteError
+from autodo_jax.workdir.report_data import ReportData
 
 _BINS = 50
 

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 import autodo_jax
 from autodo_jax import config as config_lib
-from autodo_jax.data import experiment as experiments
+from autodo_jax.data import run_data as experiments
 
 
 def main(workdir: str, threshold: float = 0.5) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 import autodo_jax
 from autodo_jax import config as config_lib
-from autodo_jax.data import experiment as experiments
+from autodo_jax.data import run_data as experiments
 
 
 class Points(NamedTuple):

@@ -4,10 +4,10 @@ import ml_collections
 import numpy as np
 import pytest
 
-from autodo_jax.data import digits as source
 from autodo_jax.data import split
 from autodo_jax.data.dataset import Parts
-from autodo_jax.data.errors import DataError
+from autodo_jax.data.sources import digits as source
+from autodo_jax.errors import DataError
 
 
 @pytest.fixture(scope="module")

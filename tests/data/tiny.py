@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import scipy.io
 
-from autodo_jax.data import prepare
+from autodo_jax.data.prepare import __main__ as prepare
 
 CIFAR10_NAMES = (
     *("airplane", "automobile", "bird", "cat", "deer"),

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from autodo_jax import config as config_lib
-from autodo_jax import dataset_report, report_data
+from autodo_jax.workdir import dataset_report, report_data
 
 CLASSES = ("cat", "<script>alert(1)</script>", 'a "b" & $c', "ünï")
 NUM_TRAIN, NUM_TEST, EPOCHS, START = 60, 40, 6, 2

@@ -9,8 +9,9 @@ import shutil
 
 import pytest
 
-from autodo_jax.report import comparison, page, workdirs
+from autodo_jax.report import comparison, page
 from autodo_jax.train import loop
+from autodo_jax.workdir import run as workdirs
 from tests.report.made_up import write_run
 from tests.report.test_page import SECTIONS
 from tests.train.test_loop import tiny_config

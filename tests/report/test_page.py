@@ -11,9 +11,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from autodo_jax import report_data
 from autodo_jax.report import __main__ as cli
 from autodo_jax.report import figures, page
+from autodo_jax.workdir import report_data
 from tests.report.made_up import CLASSES, EPOCHS, write_run
 
 SECTIONS = (

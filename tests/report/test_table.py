@@ -8,7 +8,8 @@ import math
 import pytest
 
 from autodo_jax.report import __main__ as cli
-from autodo_jax.report import table, workdirs
+from autodo_jax.report import table
+from autodo_jax.workdir import run as workdirs
 
 
 def write_result(folder, *, start_epoch=2, **fields):

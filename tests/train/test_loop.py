@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from autodo_jax import config as config_lib
-from autodo_jax.data.pipeline import Selection
+from autodo_jax.data.batches.plan import Selection
 from autodo_jax.train import evaluate, loop
 from autodo_jax.train.setup import RunError
 from configs import digits

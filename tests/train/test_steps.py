@@ -8,7 +8,7 @@ import pytest
 
 from autodo_jax import config as config_lib
 from autodo_jax import models, objective
-from autodo_jax.data import pipeline
+from autodo_jax.data.batches import plan as pipeline
 from autodo_jax.train import setup as setup_lib
 from autodo_jax.train import steps
 from tests.train.test_loop import tiny_config

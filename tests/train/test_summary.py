@@ -9,8 +9,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import autodo_jax
-from autodo_jax import report_data, workdir
 from autodo_jax.train import loop, summary, tensorboard
+from autodo_jax.workdir import folder as workdir
+from autodo_jax.workdir import report_data
 from tests.train.test_loop import tiny_config
 
 pytestmark = pytest.mark.usefixtures("prepared_once")

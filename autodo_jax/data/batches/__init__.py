@@ -1,0 +1,1 @@
+"""Which points each step sees, and where a step gets them from."""

@@ -1,0 +1,1 @@
+"""Encoded images: their bytes, from files or archives, and their pixels."""

@@ -1,0 +1,159 @@
+"""Contents of files in archives, one at a time: in any order, thread and process."""
+
+import contextlib
+import dataclasses
+import lzma
+import pathlib
+import posixpath
+import tarfile
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO
+
+from autodo_jax.errors import DataError
+
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    KeyError,  # of tarfile, on a link to what the archive lacks
+    RuntimeError,  # of zipfile, on encryption and unknown compression
+    lzma.LZMAError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+MAX_BYTES = 2**28  # of an encoded image: larger ones may be made to fill memory
+_MAX_LINKS = 40  # one after the other, as in Linux: they may lead in a circle
+
+
+@contextlib.contextmanager
+def reading(root: pathlib.Path) -> Iterator[None]:
+    """Turns what a file that cannot be read makes its reader raise into one line."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        raise DataError(
+            f"{root} cannot be read: {error}; make it readable or get it again"
+        ) from error
+
+
+def contents(file: IO[bytes], name: str) -> bytes:
+    """Returns what is left of a file.
+
+    Raises:
+      DataError: more than MAX_BYTES.
+    """
+    content = file.read(MAX_BYTES + 1)
+    check_bytes(len(content), name)
+    return content
+
+
+def check_bytes(num_bytes: int, name: str) -> None:
+    """Raises DataError for the contents of an image that are too large to be one."""
+    if num_bytes > MAX_BYTES:
+        raise DataError(
+            f"the image {name} has more than {MAX_BYTES:,} bytes; replace or remove it"
+        )
+
+
+class ZipReader:
+    """Reads files of a .zip archive, which is opened once in each process."""
+
+    def __init__(self, path: str):
+        self._path = path
+        self._lock = threading.Lock()
+        self._archive: zipfile.ZipFile | None = None
+
+    def read(self, name: str) -> bytes:
+        """Returns the contents of a file.
+
+        Raises:
+          DataError: it is too large.
+          KeyError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error: it is absent,
+            encrypted or damaged.
+        """
+        # Opening and closing count references without a lock, reading has its own.
+        with self._lock:
+            if self._archive is None:
+                self._archive = zipfile.ZipFile(self._path)
+            file = self._archive.open(name)
+        try:
+            return contents(file, name)
+        finally:
+            with self._lock:
+                file.close()
+
+    def __reduce__(self):
+        return ZipReader, (self._path,)
+
+
+# Offset and size of the contents of a file in bytes, or why there are none.
+Extent = tuple[int, int] | str
+
+
+@dataclasses.dataclass(frozen=True)
+class TarReader:
+    """Reads files of an uncompressed .tar archive."""
+
+    path: str
+
+    def read(self, extent: Extent) -> bytes:
+        """Returns the contents of a file.
+
+        Raises:
+          DataError: they are too large.
+          OSError: the archive cannot be read.
+          tarfile.ReadError: there are none.
+        """
+        if isinstance(extent, str):
+            raise tarfile.ReadError(extent)
+        check_bytes(extent[1], f"at byte {extent[0]} of {self.path}")
+        # A handle of its own is safe in any thread and process.
+        with open(self.path, "rb") as file:
+            file.seek(extent[0])
+            return file.read(extent[1])
+
+
+def tar_extents(members: Sequence[tarfile.TarInfo]) -> list[Extent]:
+    """Returns where the contents of each member are; links are followed.
+
+    As tarfile does: a hard link leads to the last member of that name before it, a
+    symbolic one to the last in the archive.
+
+    Args:
+      members: all of an archive, in its order.
+    """
+    last: dict[str, tarfile.TarInfo] = {}
+    hard: dict[int, tarfile.TarInfo | None] = {}  # header's offset -> target
+    for member in members:
+        if member.islnk():
+            hard[member.offset] = last.get(posixpath.normpath(member.linkname))
+        last[posixpath.normpath(member.name)] = member
+
+    def target(link: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        if link.islnk():
+            return hard[link.offset]
+        path = posixpath.join(posixpath.dirname(link.name), link.linkname)
+        return last.get(posixpath.normpath(path))
+
+    return [_extent(member, target) for member in members]
+
+
+def _extent(
+    member: tarfile.TarInfo,
+    target: Callable[[tarfile.TarInfo], tarfile.TarInfo | None],
+) -> Extent:
+    file: tarfile.TarInfo | None = member
+    for _ in range(_MAX_LINKS):
+        if file is None or not (file.islnk() or file.issym()):
+            break
+        file = target(file)
+    if file is None:
+        return f"{member.name} is a link to {member.linkname!r}, which is not there"
+    if not file.isreg():
+        return f"{member.name} is no file"
+    if file.issparse():
+        return f"{member.name} is stored as a sparse file, which cannot be streamed"
+    return file.offset_data, file.size

@@ -1,0 +1,1 @@
+"""Original archives of public data sets, turned into what `sources.tfds` reads."""

@@ -1,0 +1,10 @@
+"""Every source of data by its name: `(config.data, seed) -> Parts`."""
+
+from autodo_jax.data.sources import arrays, digits, folder, tfds
+
+SOURCES = {
+    "arrays": arrays.load,
+    "digits": digits.load,
+    "folder": folder.load,
+    **dict.fromkeys(tfds.NAMES, tfds.load),
+}

@@ -1,0 +1,287 @@
+"""Data sets prepared by TensorFlow Datasets (TFDS), read without TensorFlow.
+
+Only what is on the disk is read; nothing here touches the network. `data.prepare`
+turns the original archives into what is read.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import sys
+import uuid
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+
+from autodo_jax.data import split
+from autodo_jax.data.dataset import Dataset, Parts
+from autodo_jax.data.images import decode as images
+from autodo_jax.data.images import lazy
+from autodo_jax.errors import DataError
+
+# Our name of a source -> TFDS's.
+NAMES = {
+    "mnist": "mnist",
+    "svhn": "svhn_cropped",
+    "cifar10": "cifar10",
+    "cifar100": "cifar100",
+    "imagenet": "imagenet2012",
+}
+_CHUNK = 1024  # records read at once
+_MANY = 100_000  # records that take long enough to say so
+_INDEX = "autodo_jax_index_{}.npz"  # beside the records of a split
+
+
+def load(data: ml_collections.ConfigDict, seed: int) -> Parts:
+    """Returns the train and the test part of `data.source`, in their stored order.
+
+    ImageNet's published validation set is the test part, as in the paper. `ids` are
+    the data set's own, or else positions in the stored order. Where `stream` is set, no
+    image is decoded before it is asked for.
+
+    Args:
+      data: config.data; `source` is a key of NAMES.
+      seed: of the choice of `max_train_points` and `max_test_points`.
+
+    Raises:
+      DataError: data that is absent, damaged, or in another format.
+    """
+    root = directory(data.data_dir)
+    absent = DataError(
+        f"{data.source} is not prepared in {root}; get its archive from its home page "
+        f"and run {_command(data)}"
+    )
+    if not (root / NAMES[data.source]).exists():  # Said before TFDS takes its time.
+        raise absent
+    builder = open_builder(data.source, data.data_dir)
+    if not is_prepared(builder):
+        raise absent
+    train, test = _part_names(data)
+    return Parts(
+        train=_read(builder, train, data, "max_train_points", seed),
+        test=_read(builder, test, data, "max_test_points", seed),
+    )
+
+
+def _part_names(data: ml_collections.ConfigDict) -> tuple[str, str]:
+    """Returns TFDS's names of the train and of the test part."""
+    train = "train+extra" if data.source == "svhn" and data.extra else "train"
+    return train, "validation" if data.source == "imagenet" else "test"
+
+
+def directory(data_dir: str) -> pathlib.Path:
+    """Returns the folder of prepared data sets; "": TFDS's default.
+
+    Raises:
+      DataError: it is a file.
+    """
+    default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    root = pathlib.Path(data_dir or default).expanduser().absolute()
+    if root.exists() and not root.is_dir():
+        raise DataError(f"{root} is a file; data_dir must be a folder")
+    return root
+
+
+def open_builder(name: str, data_dir: str) -> Any:
+    """Returns TFDS's builder of a key of NAMES, whether it is prepared or not.
+
+    Raises:
+      DataError: TFDS is not installed, or what is in `data_dir` is not TFDS's.
+    """
+    root = directory(data_dir)
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise DataError(
+            f"{name} is read by TensorFlow Datasets, which fails to start: {error}; "
+            "run pip install tensorflow-datasets importlib_resources"
+        ) from error
+    try:
+        return tensorflow_datasets.builder(NAMES[name], data_dir=root)
+    except Exception as error:  # of as many kinds as TFDS has file formats
+        folder = root / NAMES[name]
+        raise _unreadable(folder, error, f"remove {folder}, prepare it anew") from error
+
+
+def is_prepared(builder: Any) -> bool:
+    """True where the data set is on the disk, complete."""
+    # TFDS warns of each folder that it does not find.
+    return builder.data_path.exists() and builder.is_prepared()
+
+
+def _command(data: ml_collections.ConfigDict) -> str:
+    return (
+        f"python -m autodo_jax.data.prepare {data.source} --source=DIR "
+        f"--data_dir={directory(data.data_dir)}"
+    )
+
+
+def _redo(data: ml_collections.ConfigDict) -> str:
+    return f"run {_command(data)} --overwrite"
+
+
+def _unreadable(path: pathlib.Path, error: Exception, remedy: str) -> DataError:
+    reason = str(error).partition("\n")[0]
+    return DataError(f"{path} cannot be read: {reason}; {remedy}")
+
+
+@contextlib.contextmanager
+def _reading(path: pathlib.Path, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, OSError) as error:  # of damaged records
+        raise _unreadable(path, error, remedy) from error
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Encoded:
+    """The images of a part: a `lazy.Source`."""
+
+    records: Any  # of the whole split, TFDS's data source
+    rows: np.ndarray  # int [N], of the part's points in `records`
+    labels: np.ndarray  # int32 [N]
+    ids: np.ndarray  # str [N]
+    path: pathlib.Path  # of the data set
+    remedy: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, row: int) -> tuple[str, bytes]:
+        with _reading(self.path, self.remedy):
+            record = self.records[int(self.rows[row])]
+        return self._image(row, record)
+
+    def read_all(self) -> Iterator[tuple[str, bytes]]:
+        """Yields what `read` returns, of each row."""
+        with _reading(self.path, self.remedy):
+            for row, record in enumerate(_records(self.records, self.rows)):
+                yield self._image(row, record)
+
+    def _image(self, row: int, record: dict[str, Any]) -> tuple[str, bytes]:
+        if record["label"] != self.labels[row]:
+            raise DataError(
+                f"{self.path} has an index of other data; remove {_INDEX.format('*')}"
+            )
+        return f"{self.ids[row]} in {self.path}", record["image"]
+
+
+def _read(
+    builder: Any, name: str, data: ml_collections.ConfigDict, limit: str, seed: int
+) -> Dataset:
+    """Reads a split, or a stratified part of data[limit] points chosen by `seed`."""
+    index = _index(builder, name, data)
+    rows = split.subset(index.labels, data, limit, seed=seed)
+    encoded = _Encoded(
+        records=_open_split(builder, name, data),
+        rows=rows,
+        labels=index.labels[rows],
+        ids=index.ids[rows],
+        path=pathlib.Path(builder.data_path),
+        remedy=_redo(data),
+    )
+    decode = images.decoder(data)
+    return Dataset(
+        images=lazy.LazyImages.of(encoded, decode)
+        if data.stream
+        else images.decode_all(encoded.read_all(), len(rows), decode),
+        labels=encoded.labels,
+        ids=encoded.ids,
+        class_names=tuple(builder.info.features["label"].names),
+    )
+
+
+class _Index(NamedTuple):
+    """What is in the records beside the images, to be had without reading these."""
+
+    labels: np.ndarray  # int32 [N]
+    ids: np.ndarray  # str [N]
+
+
+def write_indices(builder: Any, source: str, data_dir: str) -> None:
+    """Writes the index of each part of a prepared data set that `load` may return."""
+    for extra in {False, "extra" in builder.info.splits}:
+        data = ml_collections.ConfigDict(
+            {"source": source, "data_dir": data_dir, "extra": extra}
+        )
+        for name in _part_names(data):
+            _index(builder, name, data)
+
+
+def _index(builder: Any, name: str, data: ml_collections.ConfigDict) -> _Index:
+    """Returns the index of a split: its file, or else its records, kept in that file.
+
+    It is a cache: where it cannot be written it is made anew each time.
+    """
+    path = pathlib.Path(builder.data_path, _INDEX.format(name))
+    records = _open_split(builder, name, data)
+    index = _load_index(path, len(records))
+    if index is None:
+        with _reading(path.parent, _redo(data)):
+            index = _make_index(records, f"{data.source}_{name}")
+        with contextlib.suppress(OSError):
+            _save_index(path, index)
+    return index
+
+
+def _make_index(records: Any, prefix: str) -> _Index:
+    if len(records) > _MANY:
+        print(f"{prefix}: reads {len(records):,} labels, once", file=sys.stderr)
+    labels: list[int] = []
+    ids: list[str] = []
+    for record in _records(records, np.arange(len(records))):
+        own_id = record.get("id", record.get("file_name"))
+        ids.append(own_id.decode() if own_id else f"{prefix}_{len(ids):05d}")
+        labels.append(record["label"])
+    return _Index(np.array(labels, np.int32), np.array(ids))
+
+
+def _load_index(path: pathlib.Path, num_records: int) -> _Index | None:
+    """Returns what is in a file; None where that is not `num_records` points."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            labels, ids = arrays["labels"].astype(np.int32), arrays["ids"]
+    # It raises what it likes on damaged files.
+    except Exception:
+        return None
+    is_sound = labels.shape == ids.shape == (num_records,) and ids.dtype.kind == "U"
+    return _Index(labels, ids) if is_sound else None
+
+
+def _save_index(path: pathlib.Path, index: _Index) -> None:
+    # Whoever reads meanwhile finds the whole file, or none.
+    unfinished = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        with open(unfinished, "wb") as file:
+            np.savez_compressed(file, **index._asdict())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _open_split(builder: Any, name: str, data: ml_collections.ConfigDict) -> Any:
+    """Returns the records of a split, a sequence; their images are still encoded."""
+    from tensorflow_datasets import decode
+
+    for part in name.split("+"):
+        if part not in builder.info.splits:
+            raise DataError(
+                f"{builder.data_path} has no {part} split; put the archive that holds "
+                f"it beside the others and {_redo(data)}"
+            )
+    try:
+        return builder.as_data_source(name, decoders={"image": decode.SkipDecoding()})
+    except NotImplementedError as error:
+        raise DataError(
+            f"{builder.data_path} is stored as {builder.info.file_format.value}, which "
+            f"needs TensorFlow; {_redo(data)}, or set another "
+            "data_dir"
+        ) from error
+
+
+def _records(records: Any, rows: np.ndarray) -> Iterator[dict[str, Any]]:
+    for start in range(0, len(rows), _CHUNK):
+        yield from records.__getitems__(rows[start : start + _CHUNK].tolist())
