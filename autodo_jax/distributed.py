@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from autodo_jax._typing import PyTree
+from autodo_jax.errors import RunError
+
 AXIS = "data"
 REPLICATED, BY_ROWS = PartitionSpec(), PartitionSpec(AXIS)
-
-PyTree = Any
 
 
 def create_mesh(num_devices: int) -> Mesh:
@@ -38,27 +39,33 @@ def usable_devices(batch_size: int, requested: int) -> int:
         as many as divide B.
 
     Raises:
-      ValueError: more devices than there are; a batch that cannot be shared equally.
+      RunError: more devices than there are; a batch that cannot be shared equally.
     """
     present = jax.device_count()
     if requested > present:
-        raise ValueError(
-            f"config.num_devices is {requested}, but there are {present} devices"
+        raise RunError(
+            f"config.num_devices is {requested}, but there are {present} devices",
+            f"pass <config.num_devices={present}> or less",
         )
     if requested and jax.process_count() > 1 and requested < present:
-        raise ValueError(
-            f"config.num_devices is {requested}; {jax.process_count()} processes use "
-            f"all their {present} devices: leave it 0 and start fewer processes"
+        raise RunError(
+            f"config.num_devices is {requested}, but {jax.process_count()} processes "
+            f"use all their {present} devices",
+            "leave it 0 and start fewer processes",
         )
     num_devices = requested or present
     if not requested and jax.process_count() == 1:
         num_devices = max(n for n in range(1, present + 1) if batch_size % n == 0)
     if batch_size % num_devices:
         less = batch_size - batch_size % num_devices
-        sizes = f"{less or ''}{' or ' if less else ''}{less + num_devices}"
-        raise ValueError(
+        raise RunError(
             f"config.batch_size is {batch_size}, which {num_devices} devices cannot "
-            f"share equally; pass --config.batch_size={sizes}"
+            "share equally",
+            *(
+                f"pass <config.batch_size={size}>"
+                for size in (less, less + num_devices)
+                if size
+            ),
         )
     return num_devices
 
@@ -91,8 +98,8 @@ def place(mesh: Mesh, tree: PyTree, spec: PyTree = REPLICATED) -> PyTree:
       spec: a PartitionSpec for all, or a pytree prefix of them.
     """
 
-    def put(sharding, part):
-        def put_leaf(leaf):
+    def put(sharding: NamedSharding, part: PyTree) -> PyTree:
+        def put_leaf(leaf: Any) -> jax.Array:
             if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
                 data = put_leaf(jax.random.key_data(leaf))
                 return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
@@ -127,8 +134,8 @@ def mean(tree: PyTree) -> PyTree:
     return jax.lax.pmean(tree, AXIS)
 
 
-def own_part(x: chex.Array) -> chex.Array:
-    """Returns this device's share [B / devices, ...] of what all devices hold [B, ...].
+def local_shard(x: chex.Array) -> chex.Array:
+    """Returns this device's shard [B / devices, ...] of x [B, ...], held by all.
 
     Raises:
       ValueError: a length that the devices cannot share equally.
@@ -140,13 +147,13 @@ def own_part(x: chex.Array) -> chex.Array:
     return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(AXIS) * size, size)
 
 
-def all_parts(x: chex.Array) -> chex.Array:
-    """Returns the shares [B / devices, ...] of all devices, [B, ...]."""
+def all_gather(x: chex.Array) -> chex.Array:
+    """Returns the shards [B / devices, ...] of all devices, joined: [B, ...]."""
     return jax.lax.all_gather(x, AXIS, tiled=True)
 
 
 def positions(block: chex.Array, index: chex.Array) -> chex.Array:
-    """Returns where the rows of the points `index` [B] stand in this device's block.
+    """Returns the rows in this device's block of the points `index` [B].
 
     `len(block)`, one past its end, for the rows that other devices own and for padding,
     -1; zero for a shared table.
@@ -158,7 +165,7 @@ def positions(block: chex.Array, index: chex.Array) -> chex.Array:
     return jnp.where(is_owned, at, num_rows)
 
 
-def all_rows(blocks: Mapping[str, chex.Array], index: chex.Array) -> dict:
+def gather_rows(blocks: Mapping[str, chex.Array], index: chex.Array) -> dict:
     """Returns the rows [B, ...] of the points `index` [B], on every device."""
     return {
         name: held if len(blocks[name]) == 1 else jax.lax.psum(held, AXIS)
@@ -166,7 +173,7 @@ def all_rows(blocks: Mapping[str, chex.Array], index: chex.Array) -> dict:
     }
 
 
-def own_rows(blocks: Mapping[str, chex.Array], index: chex.Array) -> dict:
+def gather_local_rows(blocks: Mapping[str, chex.Array], index: chex.Array) -> dict:
     """Returns the rows [B / devices, ...] of this device's share of the batch.
 
     Args:
@@ -174,7 +181,7 @@ def own_rows(blocks: Mapping[str, chex.Array], index: chex.Array) -> dict:
       index: points of the whole batch, [B].
     """
     return {
-        name: own_part(held) if len(blocks[name]) == 1 else _sum_of_own_part(held)
+        name: local_shard(held) if len(blocks[name]) == 1 else _sum_to_local_shard(held)
         for name, held in _held_rows(blocks, index).items()
     }
 
@@ -189,12 +196,18 @@ def norm(blocks: Mapping[str, chex.Array], index: chex.Array) -> chex.Array:
     return jnp.sqrt(jax.lax.psum(sum(squares), AXIS))
 
 
-def _sum_of_own_part(x: chex.Array) -> chex.Array:
-    """Sums x [B, ...] over the devices and returns this one's share of the rows."""
-    if jax.default_backend() == "cpu":
-        # Between processes on CPUs (Gloo) a reduce-scatter fails where one comes 30 s
-        # late, as after compiling for longer than the others; an all-reduce waits.
-        return own_part(jax.lax.psum(x, AXIS))
+def _sum_to_local_shard(x: chex.Array) -> chex.Array:
+    """Sums x [B, ...] over the devices and returns this one's shard of the rows."""
+    return jax.lax.platform_dependent(x, cpu=_shard_of_sum, default=_scattered_sum)
+
+
+def _shard_of_sum(x: chex.Array) -> chex.Array:
+    # Between processes on CPUs (Gloo) a reduce-scatter fails where one comes 30 s late,
+    # as after compiling for longer than the others; an all-reduce waits.
+    return local_shard(jax.lax.psum(x, AXIS))
+
+
+def _scattered_sum(x: chex.Array) -> chex.Array:
     return jax.lax.psum_scatter(x, AXIS, tiled=True)
 
 

@@ -11,12 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 from jax.experimental import multihost_utils
 
-PyTree = Any
+from autodo_jax._typing import PyTree
+from autodo_jax.errors import LostPeerError, UsageError
 
 # Seconds. A process that has died is noticed after the heartbeat's.
 _START_TIMEOUT, _HEARTBEAT_TIMEOUT = 300, 60
@@ -32,49 +33,41 @@ class Cluster(NamedTuple):
     process_id: int | None = None
 
 
-class Interrupted(Exception):
-    """The run was asked to stop and has saved its state; `signum` is the signal."""
-
-    def __init__(self, message: str, signum: int):
-        super().__init__(message)
-        self.signum = signum
-
-
-class LostPeerError(Exception):
-    """Another process of the run has ended or cannot be reached."""
-
-
 def start(cluster: Cluster) -> None:
     """Joins the other processes; nothing to do for a run of one.
 
     Raises:
-      ValueError: options that do not tell enough, or an environment of no scheduler.
-      RuntimeError: the others cannot be reached.
+      UsageError: options that are incomplete, an environment of no scheduler, or
+        processes that cannot be reached.
     """
     if cluster == Cluster():
         return
     explicit = cluster[1:]
     if not cluster.from_scheduler and None in explicit:
-        raise ValueError(
+        raise UsageError(
             "several processes need --coordinator=HOST:PORT, --num_processes and "
             "--process_id together, or --distributed under a scheduler"
         )
     number, count = cluster.process_id, cluster.num_processes
     if number is not None and count is not None and not 0 <= number < count:
-        raise ValueError(f"--process_id is {number}, expected 0 to {count - 1}")
+        raise UsageError(f"--process_id is {number}, expected 0 to {count - 1}")
     try:
         jax.distributed.initialize(
             *explicit,
-            # Explicit options are not mixed with what a scheduler around them says.
+            # Explicit options are not mixed with those of a scheduler around them.
             cluster_detection_method=None if cluster.from_scheduler else "deactivate",
             initialization_timeout=_START_TIMEOUT,
             heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
         )
     except ValueError as error:
-        raise ValueError(
-            f"no scheduler was recognised ({str(error).partition(chr(10))[0]}); pass "
-            "--coordinator=HOST:PORT, --num_processes and --process_id"
+        reason = str(error).partition("\n")[0]
+        raise UsageError(
+            f"no scheduler was recognised ({reason})",
+            "pass --coordinator=HOST:PORT, --num_processes and --process_id",
         ) from error
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"the processes cannot start together: {reason}") from error
 
 
 def is_first() -> bool:
@@ -88,7 +81,7 @@ def wait_for_all(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def decided_by_first(value: int) -> int:
+def broadcast_from_first(value: int) -> int:
     """Returns the value of the first process, in all of them."""
     if jax.process_count() == 1:
         return value
@@ -189,29 +182,30 @@ class Watchdog:
 
 
 @contextlib.contextmanager
-def told_from_lost_peers() -> Iterator[None]:
+def lost_peer_errors() -> Iterator[None]:
     """Context in which errors of the communication become a LostPeerError.
 
-    Whatever was under way, a step or a checkpoint, may notice it first.
+    Whatever is under way, a step or a checkpoint, may notice it first.
     """
     try:
         yield
     except Exception as error:
-        told = str(error).lower()
-        from_peer = any(name in told for name in ("gloo", "nccl", "coordination"))
+        message = str(error).lower()
+        from_peer = any(name in message for name in ("gloo", "nccl", "coordination"))
         if jax.process_count() == 1 or not from_peer:
             raise
+        reason = " ".join(str(error).split())[:200]
         raise LostPeerError(
-            f"process {jax.process_index()} lost another process of the run; the same "
-            "command goes on from the last checkpoint, with as many processes or "
-            f"others ({' '.join(str(error).split())[:200]})"
+            f"process {jax.process_index()} lost another process of the run ({reason})",
+            "<again> continues from the last checkpoint, with as many processes or "
+            "others",
         ) from error
 
 
-def leave(status: int) -> None:
+def exit_without_peers(status: int) -> NoReturn:
     """Ends this process without waiting for the others, which may be gone."""
     if is_first():
-        # With it ends the service that aborts the others: let them speak first.
+        # With it ends the service that aborts the others: let them print first.
         time.sleep(1)
     sys.stdout.flush()
     sys.stderr.flush()
