@@ -18,6 +18,9 @@ import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from autodo_jax._typing import PyTree
+from autodo_jax.errors import CheckpointError
+
 _CHECKSUMS = "sha256sums"
 # Orbax notes the time in it when the folder gets its name; nothing is read from it.
 _TIMES = "_CHECKPOINT_METADATA"
@@ -25,16 +28,14 @@ _STATE = "state/"
 _DIGEST = 64  # hexadecimal digits of a SHA-256
 _DAMAGED = ".damaged"  # behind the name of a checkpoint that was set aside
 
-PyTree = Any
-
 # Orbax also logs, with several tracebacks, what it raises.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 
 def _without_late_writes(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Leaves out of a hook what TensorStore's threads raise behind a failed save.
+    """Keeps an unraisable hook from printing late errors of TensorStore's threads.
 
-    Where one write fails, the others end when nothing waits for them any more; they
+    Where one write fails, the others end when nothing waits for them any more. They
     would print a traceback, now and then, beside the line that says what happened.
     """
 
@@ -47,10 +48,6 @@ def _without_late_writes(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 sys.unraisablehook = _without_late_writes(sys.unraisablehook)
-
-
-class CheckpointError(OSError):
-    """A state that cannot be saved or read; the message says how to mend it."""
 
 
 class Checkpoints:
@@ -66,8 +63,8 @@ class Checkpoints:
 
         Args:
           folder: need not exist yet.
-          keep: checkpoints that stay, the latest; beside them the best by `val_error`.
-          warn: is told of what is set aside.
+          keep: number of latest checkpoints that stay, besides the best by validation.
+          warn: is told of checkpoints that are set aside.
 
         Raises:
           CheckpointError: a folder that cannot be read or written.
@@ -93,7 +90,7 @@ class Checkpoints:
         """Releases the folder.
 
         Args:
-          after_error: of whatever kind, which is not to be hidden by another. Other
+          after_error: an error is on its way, which another must not hide. Other
             processes, which closing would wait for, may be gone.
         """
         if not after_error:
@@ -104,15 +101,15 @@ class Checkpoints:
                 self._manager.close()
 
     def save(
-        self, step: int, state: PyTree, journal: dict, *, val_error: float
+        self, step: int, state: PyTree, journal: dict, *, validation_error: float
     ) -> None:
-        """Begins to save; `state` may be given away as soon as this returns.
+        """Begins to save; `state` may be donated as soon as this returns.
 
         Args:
           step: rises from one checkpoint to the next.
           state: pytree of arrays.
           journal: what else a resumed run needs, as JSON can hold it.
-          val_error: of the last epoch, by which the best checkpoint is chosen.
+          validation_error: of the last epoch, by which the best checkpoint is chosen.
 
         Raises:
           CheckpointError: this or the checkpoint before it could not be written.
@@ -123,7 +120,9 @@ class Checkpoints:
         with _explained(self._folder):
             self._manager.wait_until_finished()
             self._saving = step
-            self._manager.save(step, args=items, metrics={"val_error": val_error})
+            self._manager.save(
+                step, args=items, metrics={"val_error": validation_error}
+            )
 
     def wait(self) -> None:
         """Returns when what has been saved is on the disk.
@@ -206,8 +205,8 @@ def _explained(path: pathlib.Path) -> Iterator[None]:
         elif len(reason) > 300:
             reason = f"{reason[:100]} ... {reason[-200:]}"
         raise CheckpointError(
-            f"checkpoints in {path} fail: {reason}; what was saved before is intact: "
-            "mend the cause and run the same command again"
+            f"checkpoints in {path} fail: {reason}; what was saved before is intact",
+            "fix the cause and repeat <again>",
         ) from error
 
 
@@ -235,7 +234,7 @@ def _steps(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _problem(path: pathlib.Path, *, with_state: bool) -> str | None:
-    """What is wrong with a checkpoint; None for nothing.
+    """Returns what is wrong with a checkpoint; None for nothing.
 
     Orbax reads the metrics of all of them, and the state, which is large, of one.
     """

@@ -1,6 +1,6 @@
-"""What a run has learned of each train point: `dataset.csv` of a workdir.
+"""The report on each train point: what a run has learned of it.
 
-docs/dataset-report.md says what the columns mean.
+docs/dataset-report.md explains the columns.
 """
 
 import csv
@@ -13,7 +13,9 @@ from typing import IO
 
 import numpy as np
 
-NAME, PARQUET_NAME = "dataset.csv", "dataset.parquet"
+from autodo_jax.errors import RunFilesError
+from autodo_jax.workdir import files
+
 _LABELS = ("id", "given_label", "suggested_label")
 _NUMBERS = ("label_confidence", "noise_score", "weight")
 _GATE, _MAGNITUDE = "gate_", "magnitude_"  # before the name of an operation
@@ -94,9 +96,11 @@ def load_dataset_report(workdir: str | pathlib.Path) -> DatasetReport:
       workdir: folder of the run.
 
     Raises:
-      ValueError: it holds no dataset.csv, or one that cannot be read.
+      RunFilesError: the workdir holds no such file, or one that cannot be read, or is
+        of a newer version.
     """
-    path = pathlib.Path(workdir) / NAME
+    path = pathlib.Path(workdir) / files.DATASET
+    files.refuse_newer(path.parent)
     try:
         with open(path, encoding="utf-8", newline="") as file:
             header, *lines = csv.reader(file)
@@ -114,13 +118,11 @@ def load_dataset_report(workdir: str | pathlib.Path) -> DatasetReport:
             magnitude=_of_operations(numbers, _MAGNITUDE),
         )
     except FileNotFoundError as error:
-        raise ValueError(
-            f"{workdir} holds no {NAME}; pass the workdir of a finished run"
+        raise RunFilesError(
+            f"{workdir} holds no {files.DATASET}", "pass the workdir of a finished run"
         ) from error
     except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise ValueError(
-            f"cannot read {path}: {error}; repeat the run with --overwrite"
-        ) from error
+        raise files.read_error(path, error) from error
 
 
 def create(

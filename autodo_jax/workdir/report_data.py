@@ -1,4 +1,4 @@
-"""What report.html shows beside metrics and dataset.csv: `report.npz` of a workdir."""
+"""Arrays that the report of a run shows beside its metrics and its data set."""
 
 import dataclasses
 import pathlib
@@ -6,7 +6,8 @@ from typing import IO
 
 import numpy as np
 
-NAME = "report.npz"
+from autodo_jax.errors import RunFilesError
+from autodo_jax.workdir import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +38,9 @@ def load_report_data(workdir: pathlib.Path) -> ReportData:
     """Returns what a finished run has left for its report.
 
     Raises:
-      ValueError: it holds no report.npz, or one that cannot be read.
+      RunFilesError: the workdir holds no such file, or one that cannot be read.
     """
-    path = workdir / NAME
+    path = workdir / files.REPORT_DATA
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return ReportData(
@@ -49,10 +50,9 @@ def load_report_data(workdir: pathlib.Path) -> ReportData:
                 }
             )
     except FileNotFoundError as error:
-        raise ValueError(
-            f"{workdir} holds no {NAME}; pass the workdir of a finished run"
+        raise RunFilesError(
+            f"{workdir} holds no {files.REPORT_DATA}",
+            "pass the workdir of a finished run",
         ) from error
     except Exception as error:  # NumPy and zipfile raise many kinds.
-        raise ValueError(
-            f"cannot read {path}: {error}; repeat the run with --overwrite"
-        ) from error
+        raise files.read_error(path, error) from error

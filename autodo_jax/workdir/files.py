@@ -1,0 +1,208 @@
+"""The files of a workdir: their names, how they are written, and JSON of numbers.
+
+A file is declared here once. Everything else refers to it by its declaration, as in
+`workdir / files.RESULT`.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import IO, Any, NamedTuple
+
+from autodo_jax.errors import RunFilesError, WriteError
+
+# Of all files together; it stands in CONFIG. Version 1 had other fields and no number.
+FORMAT_VERSION = 2
+_VERSION = "format_version"
+
+
+@dataclasses.dataclass(frozen=True)
+class File(os.PathLike):
+    """A file of a workdir.
+
+    Attributes:
+      name: its name, or a pattern of names.
+      is_result: it is removed where a run is replaced.
+      is_shown: the report is made of it.
+    """
+
+    name: str
+    is_result: bool = False
+    is_shown: bool = False
+
+    def __fspath__(self) -> str:
+        return self.name
+
+    def __str__(self) -> str:
+        return self.name
+
+
+CONFIG = File("config.json", is_shown=True)
+METRICS = File("metrics.jsonl", is_shown=True)
+RESULT = File("result.json", is_result=True, is_shown=True)
+DATASET = File("dataset.csv", is_result=True, is_shown=True)
+DATASET_PARQUET = File("dataset.parquet", is_result=True)
+HYPERPARAMS = File("hyperparams.npz", is_result=True)
+REPORT_DATA = File("report.npz", is_result=True, is_shown=True)
+REPORT = File("report.html", is_result=True)
+EVENTS = File("events.out.tfevents.*", is_result=True)
+CHECKPOINTS = File("checkpoints")  # a folder
+LOCK = File(".lock")
+# Of several runs, beside their workdirs.
+COMPARISON = File("comparison.html")
+
+ALL = tuple(value for value in [*globals().values()] if isinstance(value, File))
+
+
+def write(path: pathlib.Path, save: Callable[[IO[bytes]], Any]) -> None:
+    """Writes a file by `save(file)`; until that is on the disk, `path` is as it was.
+
+    Raises:
+      WriteError: the disk is full, or the folder cannot be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            save(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise write_error(path, error) from error
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """As `write`, of a text."""
+    write(path, lambda file: file.write(text.encode()))
+
+
+def write_error(what: Any, error: OSError) -> WriteError:
+    """Returns the error of a file that cannot be written."""
+    return WriteError(
+        f"cannot write {what}: {error.strerror or error}; what was saved before is "
+        "intact",
+        "fix the cause and repeat <again>",
+    )
+
+
+def to_json(values: Mapping[str, Any], indent: int | None = None) -> str:
+    """Returns JSON in which NaN, for an unknown number, is null."""
+
+    def without_nan(value: Any) -> Any:
+        if isinstance(value, list):
+            return [without_nan(each) for each in value]
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    known = {name: without_nan(value) for name, value in values.items()}
+    return json.dumps(known, indent=indent, allow_nan=False)
+
+
+def from_json(text: str) -> dict[str, Any]:
+    """Returns the object that `to_json` wrote, null as NaN.
+
+    Raises:
+      ValueError: the text is not a JSON object.
+    """
+
+    def with_nan(value: Any) -> Any:
+        if isinstance(value, list):
+            return [with_nan(each) for each in value]
+        return math.nan if value is None else value
+
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError(f"{text[:20]!r} is not a JSON object")
+    return {name: with_nan(value) for name, value in values.items()}
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the object in a file, null as NaN.
+
+    Raises:
+      RunFilesError: the file is absent or damaged.
+    """
+    try:
+        return from_json(path.read_text())
+    except (OSError, ValueError) as error:
+        raise read_error(path, error) from error
+
+
+def read_error(path: pathlib.Path, error: Exception) -> RunFilesError:
+    """Returns the error of a file that cannot be read."""
+    reason = " ".join(str(error).split())
+    return RunFilesError(
+        f"cannot read {path}: {reason}",
+        "restore it from a copy, or repeat the run in another workdir",
+    )
+
+
+class StoredConfig(NamedTuple):
+    """The configuration of a run, read back."""
+
+    fields: dict[str, Any]  # sections are dicts; names as they are now
+    version: int  # of the format it was written in
+
+
+def write_config(workdir: pathlib.Path, fields: Mapping[str, Any]) -> None:
+    """Writes the configuration of a run, and the version of the format.
+
+    Raises:
+      WriteError: it cannot be written.
+    """
+    values = {_VERSION: FORMAT_VERSION, **fields}
+    write_text(workdir / CONFIG, to_json(values, indent=2) + "\n")
+
+
+def read_config(workdir: pathlib.Path) -> StoredConfig:
+    """Returns the configuration of a run, of this version of the format or an older.
+
+    Raises:
+      RunFilesError: the file is absent or damaged, or of a newer version.
+    """
+    path = workdir / CONFIG
+    fields = read_json(path)
+    version = fields.pop(_VERSION, 1)
+    _check_version(version, path)
+    try:
+        if version == 1:
+            _update_version_1(fields)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise read_error(path, ValueError(f"it lacks {error}")) from error
+    return StoredConfig(fields, version)
+
+
+def refuse_newer(workdir: pathlib.Path) -> None:
+    """Raises RunFilesError where a workdir is of a newer version of the format."""
+    path = workdir / CONFIG
+    version = 1
+    with contextlib.suppress(OSError, ValueError):  # Damaged: not a matter of versions.
+        version = from_json(path.read_text()).get(_VERSION, 1)
+    _check_version(version, path)
+
+
+def _check_version(version: Any, path: pathlib.Path) -> None:
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise RunFilesError(
+            f"{path} is of version {version} of the format, this version of autodo_jax "
+            f"reads up to {FORMAT_VERSION}",
+            "update autodo_jax",
+        )
+
+
+def _update_version_1(fields: dict[str, Any]) -> None:
+    """Renames what had another name, and drops what became a constant."""
+    augment, task, hyper = (fields[name] for name in ("augment", "task", "hyper"))
+    counts = {
+        "randaugment": augment.pop("rand_num_ops"),
+        "randaugment_color": augment.pop("color_num_ops"),
+        "uniform_augment": augment.pop("uniform_num_ops"),
+    }
+    augment["num_ops"] = counts.get(augment["policy"], 0)
+    del augment["temperature"], task["warmup_epochs"]
+    del hyper["warmup_epochs"], hyper["decay"], hyper["eps"]
