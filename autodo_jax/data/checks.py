@@ -1,4 +1,4 @@
-"""What every source has to deliver, checked once, before anything is trained on it."""
+"""Checks of the points of every source, made once, before training."""
 
 import collections
 import hashlib
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from autodo_jax.data.dataset import Dataset, Parts
+from autodo_jax.data.dataset import Dataset, SourceSplits
 from autodo_jax.data.images.decode import check_size
 from autodo_jax.data.images.lazy import LazyImages
 from autodo_jax.errors import DataError
 
 
-def check(parts: Parts, *, channels: int, allow_overlap: bool = False) -> None:
+def check(parts: SourceSplits, *, channels: int, allow_overlap: bool = False) -> None:
     """Refuses points that cannot be trained on.
 
     Args:
@@ -36,19 +36,20 @@ def check(parts: Parts, *, channels: int, allow_overlap: bool = False) -> None:
             names = str(part.ids[0]), str(parts.train.ids[0])
             shapes = part.images.shape[1:], parts.train.images.shape[1:]
             check_size(names[0], shapes[0], names[1], shapes[1])
-    check_classes("train", parts.train, "add some, or remove the class")
+    check_classes("train", parts.train, "add some", "leave out the class")
     if parts.validation is not None and not allow_overlap:
         _check_overlap(parts.train, parts.validation)
 
 
-def check_classes(name: str, part: Dataset, advice: str) -> None:
+def check_classes(name: str, part: Dataset, *advice: str) -> None:
     """Raises DataError where a class has no point; `advice` says how to mend it."""
     counts = np.bincount(part.labels, minlength=len(part.class_names))
     missing = [part.class_names[label] for label in np.flatnonzero(counts == 0)]
     if missing:
         raise DataError(
             f"the {name} set has no points of class {', '.join(missing[:5])}"
-            f"{' and others' * (len(missing) > 5)}; {advice}"
+            f"{' and others' * (len(missing) > 5)}",
+            *advice,
         )
 
 
@@ -62,13 +63,14 @@ def _check_part(name: str, part: Dataset, channels: int) -> None:
         )
     if images.dtype != np.uint8:
         raise DataError(
-            f"the {name} images are {images.dtype}, expected uint8 in 0..255; convert "
-            "them, as by np.round(255 * images).astype(np.uint8)"
+            f"the {name} images are {images.dtype}, expected uint8 in 0..255",
+            "convert them, as by np.round(255 * images).astype(np.uint8)",
         )
     if shape[-1] != channels:
         raise DataError(
             f"the {name} images have {shape[-1]} channels, config.data.mean and "
-            f"config.data.std are of {channels}; pass one number a channel"
+            f"config.data.std are of {channels}",
+            "pass one number a channel",
         )
     for what, values in (("labels", labels), ("ids", ids)):
         if values.shape != shape[:1]:
@@ -87,7 +89,7 @@ def _check_part(name: str, part: Dataset, channels: int) -> None:
     if len(set(ids.tolist())) < len(ids):
         (twice, count), *_ = collections.Counter(ids.tolist()).most_common(1)
         raise DataError(
-            f"{count} {name} points have the id {twice}; ids must tell the points apart"
+            f"{count} {name} points have the id {twice}", "ids must be unique"
         )
 
 
@@ -104,12 +106,13 @@ def _check_overlap(train: Dataset, validation: Dataset) -> None:
     if both:
         raise DataError(
             f"{len(both)} of {len(validation.ids)} validation images are in the train "
-            f"set too, {both[0][1]} as {both[0][0]}; remove them from one, or pass "
-            "--config.data.allow_overlap=True"
+            f"set too, {both[0][1]} as {both[0][0]}",
+            "move them out of one",
+            "pass <config.data.allow_overlap=True>",
         )
 
 
 def _digests(part: Dataset) -> Iterator[tuple[bytes, str]]:
-    """Yields what tells an image from others, and its id."""
+    """Yields a digest of each image, and its id."""
     for image, name in zip(part.images, part.ids, strict=True):
         yield hashlib.blake2b(image.tobytes(), digest_size=16).digest(), str(name)

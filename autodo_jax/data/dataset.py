@@ -39,7 +39,7 @@ class Dataset(NamedTuple):
         )
 
 
-class Parts(NamedTuple):
+class SourceSplits(NamedTuple):
     """A source's own division; the split takes what is missing from `train`."""
 
     train: Dataset

@@ -7,11 +7,11 @@ import ml_collections
 import numpy as np
 
 from autodo_jax.data import checks, distort, sources, split
-from autodo_jax.data.dataset import Parts
+from autodo_jax.data.dataset import SourceSplits
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
+class RunData:
     """Three parts and what is known of the distortions, for the evaluation only."""
 
     splits: split.Splits  # the train set is distorted
@@ -37,7 +37,7 @@ class Experiment:
         return digest.hexdigest()
 
 
-def load(config: ml_collections.ConfigDict) -> Experiment:
+def load(config: ml_collections.ConfigDict) -> RunData:
     """Returns the data of a validated configuration; same config, same points.
 
     Raises:
@@ -46,7 +46,7 @@ def load(config: ml_collections.ConfigDict) -> Experiment:
     return create(config, sources.SOURCES[config.data.source](config.data, config.seed))
 
 
-def create(config: ml_collections.ConfigDict, parts: Parts) -> Experiment:
+def create(config: ml_collections.ConfigDict, parts: SourceSplits) -> RunData:
     """Splits and distorts points as configured.
 
     Lambda is learned from a clean validation set of its own. The ablations of the paper
@@ -69,14 +69,15 @@ def create(config: ml_collections.ConfigDict, parts: Parts) -> Experiment:
         train = train.join(validation)
     rng = np.random.default_rng(config.seed)
     train = distort.imbalance(train, data.imbalance_ratio, num_classes, rng)
-    advice = "lower --config.data.imbalance_ratio or add some"
-    checks.check_classes("train", train, advice)
+    checks.check_classes(
+        "train", train, "lower <config.data.imbalance_ratio>", "add some"
+    )
     noisy = distort.flip_labels(
         train.labels, data.noise_ratio, num_classes, rng, data.noise_kind
     )
     clean_labels, train = train.labels, train._replace(labels=noisy)
     outer_sets = {"validation": validation, "test": test, "train": train}
-    return Experiment(
+    return RunData(
         splits=split.Splits(train, outer_sets[data.outer_set], test),
         clean_labels=clean_labels,
         num_classes=num_classes,

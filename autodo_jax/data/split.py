@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 from sklearn.utils import resample
 
-from autodo_jax.data.dataset import Dataset, Parts
+from autodo_jax.data.dataset import Dataset, SourceSplits
 from autodo_jax.errors import DataError
 
 
@@ -74,14 +74,16 @@ def subset(
     missing = len(np.unique(labels)) - len(np.unique(labels[chosen]))
     if missing:
         raise DataError(
-            f"config.data.{limit} is {data[limit]}: that leaves {missing} of the "
-            "classes without a point; ask for more, or 0 for all"
+            f"config.data.{limit} is {data[limit]}, which leaves {missing} of the "
+            "classes without a point",
+            "ask for more",
+            "0 for all",
         )
     return np.sort(chosen)
 
 
 def stratified_split(
-    parts: Parts, *, test_size: float, validation_size: float, seed: int
+    parts: SourceSplits, *, test_size: float, validation_size: float, seed: int
 ) -> Splits:
     """Takes what a source lacks from its train part: test set, then validation set.
 
@@ -99,7 +101,7 @@ def stratified_split(
         try:
             kept, taken = stratified(part.labels, size, seed=seed)
         except DataError as error:
-            raise DataError(f"config.data.{name} is {size}: {error}") from error
+            raise DataError(f"config.data.{name} is {size}: {error.reason}") from error
         return part.take(kept), part.take(taken)
 
     train, validation, test = parts

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from autodo_jax.data import run_data as experiment
+from autodo_jax.data import run_data
 from configs import digits
 
 
 def load(**fields):
     config = digits.get_config()
     config.data.update(fields)
-    return experiment.load(config)
+    return run_data.load(config)
 
 
 def test_only_the_train_set_is_distorted():

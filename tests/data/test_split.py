@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from autodo_jax.data import split
-from autodo_jax.data.dataset import Parts
+from autodo_jax.data.dataset import SourceSplits
 from autodo_jax.data.sources import digits as source
 from autodo_jax.errors import DataError
 
@@ -17,7 +17,7 @@ def digits():
 
 def split_digits(digits, seed):
     return split.stratified_split(
-        Parts(digits), test_size=0.25, validation_size=0.3, seed=seed
+        SourceSplits(digits), test_size=0.25, validation_size=0.3, seed=seed
     )
 
 
@@ -56,14 +56,14 @@ def test_the_seed_decides(digits):
 
 def test_sizes_of_one_and_more_are_numbers_of_points(digits):
     parts = split.stratified_split(
-        Parts(digits), test_size=97, validation_size=200.0, seed=0
+        SourceSplits(digits), test_size=97, validation_size=200.0, seed=0
     )
     assert [len(part.labels) for part in parts] == [1500, 200, 97]
 
 
 def test_parts_that_a_source_has_are_kept(digits):
     first, second = np.arange(1000), np.arange(1000, 1797)
-    given = Parts(digits.take(first), None, digits.take(second))
+    given = SourceSplits(digits.take(first), None, digits.take(second))
     parts = split.stratified_split(given, test_size=0.25, validation_size=0.3, seed=0)
     assert parts.test is given.test
     assert sorted([*parts.train.ids, *parts.validation.ids]) == sorted(
@@ -74,4 +74,6 @@ def test_parts_that_a_source_has_are_kept(digits):
 def test_a_class_too_small_to_be_divided_is_refused(digits):
     few = digits.take(np.flatnonzero((digits.labels > 0) | (np.arange(1797) == 0)))
     with pytest.raises(DataError, match="the data cannot be split: The least pop"):
-        split.stratified_split(Parts(few), test_size=0.25, validation_size=0.3, seed=0)
+        split.stratified_split(
+            SourceSplits(few), test_size=0.25, validation_size=0.3, seed=0
+        )

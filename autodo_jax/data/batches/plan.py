@@ -1,4 +1,4 @@
-"""Which points each step of a run sees, and batches of data that live on the devices.
+"""Which points each step of a run sees.
 
 The order is a function of (seed, phase, epoch) alone: nothing has to be saved to resume
 a run, and it depends neither on the number of devices nor on where the data are.
@@ -6,44 +6,16 @@ a run, and it depends neither on the number of devices nor on where the data are
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
 
-import chex
-import jax.numpy as jnp
 import numpy as np
 
 # Streams of batches, told apart in the seed of their order.
 _TASK_STREAM, _HYPER_STREAM, _VALIDATION_STREAM = range(3)
 
 
-class Batch(NamedTuple):
-    """Points of one step; `index` is -1 for padding, which counts nowhere."""
-
-    image: chex.Array  # uint8 [B, H, W, C], or inputs of the head [B, D]
-    label: chex.Array  # int32 [B]
-    index: chex.Array  # int32 [B], row of the point in its data set
-
-
-class Selection(NamedTuple):
-    """Points of one step or K, still to be taken from a data set on the device."""
-
-    images: chex.Array  # uint8 [N, H, W, C], or inputs of the head [N, D]
-    labels: chex.Array  # int32 [N]
-    index: chex.Array  # int32 [B] or [K, B], -1 for padding
-
-
-Points = Batch | Selection
-
-
-def take(images: chex.Array, labels: chex.Array, index: chex.Array) -> Batch:
-    """Gathers the points `index` [B] of a resident data set."""
-    row = jnp.maximum(index, 0)
-    return Batch(images[row], labels[row], index)
-
-
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class BatchPlan:
     """The steps of a run: an epoch's phases, and the points of each of their steps.
 
     Phases are "task" (Algorithm 1, line 3) and "hyper" (line 11), then "validation" and
@@ -73,7 +45,8 @@ class Plan:
         return self.num_points["train"] // self.batch_size
 
     def phases(self, epoch: int) -> tuple[str, ...]:
-        """Returns the phases of an epoch in their order; `epochs` is behind the last.
+        """Returns the phases of an epoch in their order; `epochs` comes after
+        the last.
 
         Args:
           epoch: from 0.
@@ -114,36 +87,6 @@ class Plan:
             self.num_steps,
             seed=(self.seed, stream, epoch),
         )
-
-
-class Resident:
-    """Data sets on the devices, where a step takes its points by their index."""
-
-    def __init__(
-        self,
-        plan: Plan,
-        parts: Mapping[str, tuple[chex.Array, chex.Array]],
-        steps_per_dispatch: int = 1,
-    ):
-        """Args: the plan; images and labels of each part, on the devices; K."""
-        self._plan, self._parts = plan, parts
-        self._steps_per_dispatch = steps_per_dispatch
-
-    def batches(
-        self, phase: str, epoch: int, start: int = 0
-    ) -> Iterator[tuple[Selection, ...]]:
-        """Yields what each step of a phase takes, from step `start` on.
-
-        Training takes K steps at once if K > 1, the last time what is left.
-        """
-        order, length = self._plan.order(phase, epoch), self._plan.length(phase)
-        several = self._steps_per_dispatch if phase in ("task", "hyper") else 1
-        for step in range(start, length, several):
-            at = slice(step, step + several) if several > 1 else step
-            yield tuple(
-                Selection(*self._parts[part], index[at])
-                for part, index in order.items()
-            )
 
 
 @functools.lru_cache(maxsize=8)  # Readers ask for single steps of it.

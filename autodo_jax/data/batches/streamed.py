@@ -18,13 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from autodo_jax.data.batches.plan import Batch, Plan
+from autodo_jax.data.batches.batch import Batch
+from autodo_jax.data.batches.plan import BatchPlan
 from autodo_jax.data.dataset import Dataset
 from autodo_jax.errors import DataError
 
 _THREADS, _BUFFERED = 4, 4  # that decode batches, and batches that may lie ready
 _ON_DEVICE = 2  # batches that are sent ahead
-# Of memory that worker processes had lent to a run that ended early, which is freed.
+# Of shared memory of worker processes after a run that ended early, which is freed.
 _LEAK_WARNING = "ignore::UserWarning:multiprocessing.resource_tracker"
 
 
@@ -45,7 +46,7 @@ class BatchSource:
     this process's share, the indices of the whole batch.
     """
 
-    def __init__(self, plan: Plan, parts: Mapping[str, Dataset], share: Share):
+    def __init__(self, plan: BatchPlan, parts: Mapping[str, Dataset], share: Share):
         """Args: the plan; its parts; what this process reads of each batch."""
         self._plan, self._share = plan, share
         self._points = {
@@ -86,12 +87,12 @@ class BatchSource:
         return Batch(decoded, labels[rows], index)
 
 
-class Streamed:
-    """A feed of batches that are decoded as they come; see `pipeline.Resident`."""
+class StreamedBatches:
+    """Batches that are decoded as they are needed."""
 
     def __init__(
         self,
-        plan: Plan,
+        plan: BatchPlan,
         parts: Mapping[str, Dataset],
         *,
         to_device: Callable[[Batch], Batch],
@@ -123,7 +124,7 @@ class Streamed:
         """Yields what each step of a phase takes, from step `start` on.
 
         In the order of the plan phases follow each other without a pause; any other
-        order starts the readers anew.
+        order starts the readers again.
         """
         first = self._source.position(phase, epoch, start)
         for position in range(first, first + self._plan.length(phase) - start):
@@ -159,9 +160,9 @@ class Streamed:
 
 
 def _init_worker(number: int, num_workers: int) -> None:
-    """Lets a worker live as long as its run: no longer, even if the run is killed.
+    """Ends a worker with its run, also one that is killed.
 
-    Nor shorter: a signal to all processes asks the run to stop, which saves its state.
+    Not before: a signal to all processes asks the run to stop, which saves its state.
     """
     del number, num_workers
     for signum in (signal.SIGINT, signal.SIGTERM):
@@ -181,7 +182,8 @@ def _import_grain() -> Any:
         import grain
     except ImportError as error:
         raise DataError(
-            "--config.data.stream=True reads by Grain, which is not installed; run "
-            "pip install grain"
+            "images are streamed by Grain, which is not installed",
+            "run pip install grain",
+            "pass <config.data.stream=False>",
         ) from error
     return grain

@@ -30,17 +30,17 @@ _MAX_LINKS = 40  # one after the other, as in Linux: they may lead in a circle
 
 @contextlib.contextmanager
 def reading(root: pathlib.Path) -> Iterator[None]:
-    """Turns what a file that cannot be read makes its reader raise into one line."""
+    """Turns errors of a reader on a damaged file into one line."""
     try:
         yield
     except _UNREADABLE as error:
         raise DataError(
-            f"{root} cannot be read: {error}; make it readable or get it again"
+            f"{root} cannot be read: {error}", "make it readable", "get it again"
         ) from error
 
 
 def contents(file: IO[bytes], name: str) -> bytes:
-    """Returns what is left of a file.
+    """Returns the rest of a file.
 
     Raises:
       DataError: more than MAX_BYTES.
@@ -54,7 +54,9 @@ def check_bytes(num_bytes: int, name: str) -> None:
     """Raises DataError for the contents of an image that are too large to be one."""
     if num_bytes > MAX_BYTES:
         raise DataError(
-            f"the image {name} has more than {MAX_BYTES:,} bytes; replace or remove it"
+            f"the image {name} has more than {MAX_BYTES:,} bytes",
+            "replace it",
+            "move it elsewhere",
         )
 
 

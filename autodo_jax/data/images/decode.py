@@ -119,12 +119,14 @@ class Decoder:
         except Exception as error:
             reason = str(error).replace(repr(stream), "by its content")
             raise DataError(
-                f"the image {name} cannot be read: {reason}; replace or remove it"
+                f"the image {name} cannot be read: {reason}",
+                "replace it",
+                "move it elsewhere",
             ) from error
 
     @contextlib.contextmanager
     def mapping(self) -> Iterator[Callable[..., Iterator[np.ndarray]]]:
-        """Lends a `map` for functions that decode one image."""
+        """Context of a `map` for functions that decode one image."""
         with futures.ThreadPoolExecutor() as pool:
             # Threads pay for large images, as those to be resized are; not for small.
             yield pool.map if self.size else map
@@ -136,14 +138,14 @@ def decoder(data: ml_collections.ConfigDict) -> Decoder:
 
 
 def decode_all(
-    files: Iterable[tuple[str, bytes]], num_files: int, decode: Decoder
+    files: Iterable[tuple[str, bytes]], num_files: int, decoder: Decoder
 ) -> np.ndarray:
     """Returns the pixels of encoded images, which end up with the same size.
 
     Args:
       files: names, for messages, and contents; read as they are needed.
       num_files: N >= 1.
-      decode: of one image.
+      decoder: of one image.
 
     Returns:
       uint8 [N, H, W, channels].
@@ -153,10 +155,10 @@ def decode_all(
     """
     pixels = np.empty(0, np.uint8)
     remaining = iter(files)
-    with decode.mapping() as map_all:
+    with decoder.mapping() as map_all:
         for start in range(0, num_files, _CHUNK):
             chunk = list(itertools.islice(remaining, _CHUNK))
-            for i, image in enumerate(map_all(decode, chunk), start):
+            for i, image in enumerate(map_all(decoder, chunk), start):
                 name = chunk[i - start][0]
                 if i == 0:
                     first, pixels = name, _reserve((num_files, *image.shape))
@@ -172,8 +174,8 @@ def check_size(
     if shape != expected:
         raise DataError(
             f"the image {name} has {_sides(shape)} pixels, {first} has "
-            f"{_sides(expected)}; resize all by "
-            "--config.data.image_size='(HEIGHT, WIDTH)'"
+            f"{_sides(expected)}",
+            "resize all by <config.data.image_size=(HEIGHT, WIDTH)>",
         )
 
 
@@ -183,8 +185,9 @@ def _reserve(shape: tuple[int, ...]) -> np.ndarray:
     except MemoryError as error:
         raise DataError(
             f"{shape[0]} images of {shape[1]}x{shape[2]} pixels take "
-            f"{math.prod(shape) / 1e9:.1f} GB, more than this machine's memory; set "
-            "--config.data.max_train_points or a smaller image_size"
+            f"{math.prod(shape) / 1e9:.1f} GB, more than this machine's memory",
+            "set <config.data.max_train_points>",
+            "set a smaller <config.data.image_size>",
         ) from error
 
 

@@ -10,8 +10,8 @@ from typing import Any, NoReturn, Protocol, overload
 
 import numpy as np
 
-from autodo_jax.data.images import archive_files as readers
-from autodo_jax.data.images import decode as images
+from autodo_jax.data.images import archive_files
+from autodo_jax.data.images.decode import Decoder, check_size
 
 
 class Source(Protocol):
@@ -38,13 +38,13 @@ class LazyImages:
     """
 
     source: Source
-    decoder: images.Decoder
+    decoder: Decoder
     rows: np.ndarray  # int [N], positions in `source`
     image_shape: tuple[int, int, int]  # (H, W, C)
     first: str  # the image that set it, for messages
 
     @classmethod
-    def of(cls, source: Source, decoder: images.Decoder) -> "LazyImages":
+    def of(cls, source: Source, decoder: Decoder) -> "LazyImages":
         """Returns the N >= 1 images of `source`.
 
         Decodes the first for its size, unless the decoder resizes all.
@@ -96,7 +96,7 @@ class LazyImages:
     def decode(self, index: np.ndarray) -> np.ndarray:
         """Returns the images `index` [B], in its order: uint8 [B, H, W, C].
 
-        Threads decode them where the decoder resizes, as in `images.decode_all`.
+        Threads decode them where the decoder resizes, as in `decode_all`.
 
         Raises:
           DataError: one cannot be read or decoded, or has another size.
@@ -114,7 +114,7 @@ class LazyImages:
         Raises:
           DataError: those of `other` have another size.
         """
-        images.check_size(other.first, other.image_shape, self.first, self.image_shape)
+        check_size(other.first, other.image_shape, self.first, self.image_shape)
         rows = np.concatenate([self.rows, other.rows + len(self.source)])
         source = _Chain(self.source, other.source)
         return dataclasses.replace(self, source=source, rows=rows)
@@ -122,7 +122,7 @@ class LazyImages:
     def _image(self, row: Any) -> np.ndarray:
         file = self.source.read(int(row))
         image = self.decoder(file)
-        images.check_size(file[0], image.shape, self.first, self.image_shape)
+        check_size(file[0], image.shape, self.first, self.image_shape)
         return image
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> NoReturn:
@@ -159,5 +159,5 @@ class Files:
         return len(self.names)
 
     def read(self, row: int) -> tuple[str, bytes]:
-        with readers.reading(self.root):
+        with archive_files.reading(self.root):
             return self.names[row], self.contents(self.handles[row])

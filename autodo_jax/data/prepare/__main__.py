@@ -18,17 +18,17 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from autodo_jax.data.prepare import originals as archives
+from autodo_jax.data.prepare import originals
 from autodo_jax.data.prepare.cifar import cifar
 from autodo_jax.data.sources import tfds
-from autodo_jax.errors import DataError
+from autodo_jax.errors import AbsentError, DataError, for_command_line
 
-READERS: dict[str, Callable[[pathlib.Path], archives.Original]] = {
-    "mnist": archives.mnist,
-    "svhn": archives.svhn,
+READERS: dict[str, Callable[[pathlib.Path], originals.Original]] = {
+    "mnist": originals.mnist,
+    "svhn": originals.svhn,
     "cifar10": functools.partial(cifar, "cifar10"),
     "cifar100": functools.partial(cifar, "cifar100"),
-    "imagenet": archives.imagenet,
+    "imagenet": originals.imagenet,
 }
 PUBLISHED_SIZES = {
     "mnist": {"train": 60000, "test": 10000},
@@ -53,12 +53,12 @@ def prepare(
       Its own folder, and the number of points of each split.
 
     Raises:
-      archives.AbsentError: no archive in `source`.
+      AbsentError: no archive in `source`.
       DataError: an archive is damaged.
     """
     path = pathlib.Path(source).expanduser().absolute()
     if not path.exists():
-        raise archives.AbsentError(f"{path} does not exist; set --source to a folder")
+        raise AbsentError(f"{path} does not exist", "set <source> to a folder")
     original = READERS[name](path)
     root = tfds.directory(data_dir)
     root.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def prepare(
     }
 
 
-def _builder(name: str, original: archives.Original, data_dir: str) -> Any:
+def _builder(name: str, original: originals.Original, data_dir: str) -> Any:
     """Returns TFDS's builder of the data set, with `original` for its downloads."""
     import tensorflow_datasets
 
@@ -105,8 +105,9 @@ def _is_prepared(name: str, data_dir: str) -> bool:
         return False
     if builder.info.file_format.value == "tfrecord":
         raise DataError(
-            f"{builder.data_path} is stored as tfrecord, which needs TensorFlow; "
-            "add --overwrite to replace it, or set another --data_dir"
+            f"{builder.data_path} is stored as tfrecord, which needs TensorFlow",
+            "add <overwrite> to replace it",
+            "set another <data_dir>",
         )
     print(f"{name} is prepared in {builder.data_path} already; --overwrite redoes it")
     return True
@@ -135,10 +136,10 @@ def main(args: Sequence[str] | None = None) -> int:
         if flags.overwrite or not _is_prepared(flags.name, flags.data_dir):
             _report(flags.name, *prepare(flags.name, flags.source, flags.data_dir))
         return 0
-    except archives.AbsentError as error:
-        status, message = 2, str(error)
+    except AbsentError as error:
+        status, message = 2, for_command_line(error)
     except (DataError, OSError) as error:
-        status, message = 1, str(error)
+        status, message = 1, for_command_line(error)
     except KeyboardInterrupt:
         status, message = 130, "interrupted; nothing was changed"
     print(message, file=sys.stderr)

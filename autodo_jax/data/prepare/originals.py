@@ -15,14 +15,10 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from autodo_jax.errors import DataError
+from autodo_jax.errors import AbsentError, DataError
 
 Example = tuple[int | str, dict[str, Any]]  # (key, fields)
 T = TypeVar("T")
-
-
-class AbsentError(DataError):
-    """No archive of the data set is where it is looked for."""
 
 
 class Original(NamedTuple):
@@ -34,20 +30,20 @@ class Original(NamedTuple):
 
 @contextlib.contextmanager
 def reading(path: pathlib.Path) -> Iterator[None]:
-    """Turns whatever a damaged file makes its reader raise into one line."""
+    """Turns errors of a reader on a damaged file into one line."""
     try:
         yield
     except (DataError, MemoryError):
         raise
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise DataError(f"{path} is damaged: {reason}; get it again") from error
+        raise DataError(f"{path} is damaged: {reason}", "get it again") from error
 
 
 def check(holds: bool, path: pathlib.Path, problem: str) -> None:
     """Raises DataError where a file does not hold what it should."""
     if not holds:
-        raise DataError(f"{path} is damaged: {problem}; get it again")
+        raise DataError(f"{path} is damaged: {problem}", "get it again")
 
 
 def find(source: pathlib.Path, *names: str) -> pathlib.Path:
@@ -61,7 +57,7 @@ def find(source: pathlib.Path, *names: str) -> pathlib.Path:
         if (folder / name).exists():
             return folder / name
     raise AbsentError(
-        f"{folder} holds none of {', '.join(names)}; put one there, or set --source"
+        f"{folder} holds none of {', '.join(names)}", "put one there", "set <source>"
     )
 
 

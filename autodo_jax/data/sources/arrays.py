@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 import ml_collections
 import numpy as np
 
-from autodo_jax.data.dataset import Dataset, Parts
+from autodo_jax.data.dataset import Dataset, SourceSplits
 from autodo_jax.errors import DataError
 
 Arrays = tuple[Any, Any]  # (images, labels)
@@ -14,12 +14,15 @@ Arrays = tuple[Any, Any]  # (images, labels)
 def load(data: ml_collections.ConfigDict, seed: int) -> NoReturn:
     """Refuses: no command line can hold arrays."""
     raise DataError(
-        "config.data.source=arrays is for autodo_jax.optimize_dataset; pass another one"
+        "config.data.source=arrays is for autodo_jax.optimize_dataset",
+        "pass another source",
     )
 
 
-def to_parts(train: Arrays, validation: Arrays, test: Arrays | None = None) -> Parts:
-    """Returns points with ids by their position; without `test` a test set of none.
+def to_splits(
+    train: Arrays, validation: Arrays, test: Arrays | None = None
+) -> SourceSplits:
+    """Returns points with ids by their position; without `test` an empty test set.
 
     Args:
       train, validation, test: images [N, H, W] or [N, H, W, channels] of 1 or 3
@@ -39,8 +42,8 @@ def to_parts(train: Arrays, validation: Arrays, test: Arrays | None = None) -> P
     if num_classes > len(labels["train"]):
         raise DataError(
             f"the labels go up to {num_classes - 1}, but {len(labels['train'])} train "
-            "points have no more classes than that; "
-            "np.unique(labels, return_inverse=True) numbers them from 0 on"
+            f"points cannot have more than {len(labels['train'])} classes",
+            "number the classes from 0 on by np.unique(labels, return_inverse=True)",
         )
     class_names = tuple(str(label) for label in range(num_classes))
     parts = {
@@ -53,7 +56,7 @@ def to_parts(train: Arrays, validation: Arrays, test: Arrays | None = None) -> P
         for name in given
     }
     parts.setdefault("test", parts["validation"].take(np.arange(0)))
-    return Parts(**parts)
+    return SourceSplits(**parts)
 
 
 def pair(name: str, part: Any) -> Arrays:
@@ -72,7 +75,7 @@ def to_images(name: str, values: Any) -> np.ndarray:
 
     Args:
       name: for messages.
-      values: as `to_parts` takes them.
+      values: as `to_splits` takes them.
 
     Raises:
       DataError: anything else.
@@ -96,7 +99,9 @@ def to_images(name: str, values: Any) -> np.ndarray:
     if not (lowest >= 0 and highest <= 1):  # Not so for NaN either.
         raise DataError(
             f"the {name} images are floats in [{lowest:g}, {highest:g}], expected "
-            "[0, 1]; scale them, or pass uint8 in 0..255"
+            "[0, 1]",
+            "scale them",
+            "pass uint8 in 0..255",
         )
     return np.round(255 * images).astype(np.uint8)
 
@@ -110,8 +115,8 @@ def _labels(name: str, values: Any) -> np.ndarray:
         )
     if not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
-            f"the {name} labels are {labels.dtype}, expected integers 0..C-1; "
-            "np.unique(labels, return_inverse=True) numbers class names"
+            f"the {name} labels are {labels.dtype}, expected integers 0..C-1",
+            "number the classes by np.unique(labels, return_inverse=True)",
         )
     lowest, highest = labels.min(), labels.max()
     if lowest < 0 or highest >= 2**31 - 1:
@@ -125,4 +130,4 @@ def _array(name: str, values: Any) -> np.ndarray:
         return np.asarray(values)
     except Exception as error:  # Whatever another library's arrays raise.
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"the {name} are no array: {reason}") from error
+        raise DataError(f"the {name} are not an array: {reason}") from error

@@ -4,10 +4,10 @@ import ml_collections
 import numpy as np
 import sklearn.datasets
 
-from autodo_jax.data.dataset import Dataset, Parts
+from autodo_jax.data.dataset import Dataset, SourceSplits
 
 
-def load(data: ml_collections.ConfigDict, seed: int) -> Parts:
+def load(data: ml_collections.ConfigDict, seed: int) -> SourceSplits:
     """Returns 1,797 images of 8x8x1; the source has no test set of its own."""
     del data, seed
     digits = sklearn.datasets.load_digits()
@@ -18,4 +18,4 @@ def load(data: ml_collections.ConfigDict, seed: int) -> Parts:
         ids=np.array([f"digits_{i:04d}" for i in range(len(images))]),
         class_names=tuple(str(name) for name in digits.target_names),
     )
-    return Parts(train)
+    return SourceSplits(train)

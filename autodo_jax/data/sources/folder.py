@@ -20,10 +20,8 @@ import ml_collections
 import numpy as np
 
 from autodo_jax.data import split
-from autodo_jax.data.dataset import Dataset, Parts
-from autodo_jax.data.images import archive_files as readers
-from autodo_jax.data.images import decode as images
-from autodo_jax.data.images import lazy
+from autodo_jax.data.dataset import Dataset, SourceSplits
+from autodo_jax.data.images import archive_files, decode, lazy
 from autodo_jax.errors import DataError
 
 PARTS = ("train", "val", "test")
@@ -32,7 +30,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 Members = dict[str, dict[str, list[str]]]  # part -> class -> paths of its images
 
 
-def load(data: ml_collections.ConfigDict, seed: int) -> Parts:
+def load(data: ml_collections.ConfigDict, seed: int) -> SourceSplits:
     """Returns the images of `data.data_dir`, each part in the order of its paths.
 
     `ids` are paths below `data_dir`; classes are numbered in the order of their names.
@@ -48,16 +46,16 @@ def load(data: ml_collections.ConfigDict, seed: int) -> Parts:
         classes, an image that cannot be read.
     """
     if not data.data_dir:
-        raise DataError("no images given; pass --config.data.data_dir=PATH")
+        raise DataError("no images given", "pass <config.data.data_dir=PATH>")
     root = pathlib.Path(data.data_dir).expanduser()
-    with readers.reading(root), _open(root, data.stream) as files:
+    with archive_files.reading(root), _open(root, data.stream) as files:
         members = _members(files.entries, root)
         class_names = _class_names(members, root)
         parts = {
             part: _read(files, part, classes, class_names, data, seed)
             for part, classes in members.items()
         }
-    return Parts(parts["train"], parts.get("val"), parts.get("test"))
+    return SourceSplits(parts["train"], parts.get("val"), parts.get("test"))
 
 
 class Files(NamedTuple):
@@ -70,12 +68,12 @@ class Files(NamedTuple):
 
 @contextlib.contextmanager
 def opened(root: pathlib.Path) -> Iterator[tuple[Members, Files]]:
-    """Lends the images of a folder or an archive, by part and class, and its files.
+    """Context of the images of a folder or an archive, by part and class.
 
     Raises:
       DataError: as `load`.
     """
-    with readers.reading(root), _open(root, stream=False) as files:
+    with archive_files.reading(root), _open(root, stream=False) as files:
         yield _members(files.entries, root), files
 
 
@@ -84,7 +82,7 @@ def _open(root: pathlib.Path, stream: bool) -> contextlib.AbstractContextManager
     if root.is_dir():
         return contextlib.nullcontext(_folder(root))
     if not root.exists():
-        raise DataError(f"{root} does not exist; pass --config.data.data_dir=PATH")
+        raise DataError(f"{root} does not exist", "pass <config.data.data_dir=PATH>")
     # In this order: a .tar that ends with a .zip looks like a .zip.
     if tarfile.is_tarfile(root):
         return _tar(root, stream)
@@ -113,7 +111,7 @@ def _file_contents(path: str) -> bytes:
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(f"{path} is no file")
     with open(path, "rb") as file:
-        return readers.contents(file, path)
+        return archive_files.contents(file, path)
 
 
 def _walk(root: pathlib.Path) -> Iterator[str]:
@@ -141,10 +139,10 @@ def _zip(root: pathlib.Path, stream: bool) -> Iterator[Files]:
 
         def read(name: str) -> bytes:
             with archive.open(name) as file:
-                return readers.contents(file, name)
+                return archive_files.contents(file, name)
 
         yield Files(
-            root, entries, readers.ZipReader(str(root)).read if stream else read
+            root, entries, archive_files.ZipReader(str(root)).read if stream else read
         )
 
 
@@ -154,17 +152,18 @@ def _tar(root: pathlib.Path, stream: bool) -> Iterator[Files]:
         file = archive.extractfile(member)
         if file is None:
             raise tarfile.ReadError(f"{member.name} is no file")
-        return readers.contents(file, member.name)
+        return archive_files.contents(file, member.name)
 
     if stream and not _is_plain_tar(root):
         raise DataError(
-            f"{root} is compressed as a whole and cannot be streamed; unpack it or "
-            "pass --config.data.stream=False"
+            f"{root} is compressed as a whole and cannot be streamed",
+            "unpack it",
+            "pass <config.data.stream=False>",
         )
     with tarfile.open(root) as archive:
         entries: dict[str, Any] = {}
         members = archive.getmembers()
-        handles = readers.tar_extents(members) if stream else members
+        handles = archive_files.tar_extents(members) if stream else members
         for member, handle in zip(members, handles, strict=True):
             path = _path(member.name, member.isdir())
             # Of a path that comes twice the last counts, at its place in the archive.
@@ -172,7 +171,7 @@ def _tar(root: pathlib.Path, stream: bool) -> Iterator[Files]:
             entries[path] = handle
         _check_end(archive)
         yield Files(
-            root, entries, readers.TarReader(str(root)).read if stream else read
+            root, entries, archive_files.TarReader(str(root)).read if stream else read
         )
 
 
@@ -212,7 +211,8 @@ def _members(names: Iterable[str], root: pathlib.Path) -> Members:
         is_image = name.lower().endswith(SUFFIXES)
         if is_image and len(below) == 1:
             raise DataError(
-                f"{root / name} is in no class; images belong in {part}/<class>/"
+                f"{root / name} is in no class",
+                f"images belong in {part}/<class>/",
             )
         if is_image:
             _check_encoding(name, root)
@@ -225,7 +225,7 @@ def _members(names: Iterable[str], root: pathlib.Path) -> Members:
 
 
 def _prefix(names: Iterable[str], root: pathlib.Path) -> str:
-    """The path of the folder that train/ is in, with a slash behind; "" for `root`."""
+    """Returns the path, with a slash, of the folder with train/ in it; "" for `root`."""
     prefixes = set()
     for name in names:
         top = name.split("/")[0]
@@ -235,8 +235,8 @@ def _prefix(names: Iterable[str], root: pathlib.Path) -> str:
             prefixes.add(f"{top}/")
     if len(prefixes) > 1:
         raise DataError(
-            f"{root} has a train/ in each of {', '.join(sorted(prefixes))}; pass one "
-            "of them"
+            f"{root} has a train/ in each of {', '.join(sorted(prefixes))}",
+            "pass one of them",
         )
     return prefixes.pop() if prefixes else ""
 
@@ -250,7 +250,7 @@ def _check_encoding(name: str, root: pathlib.Path) -> None:
         name.encode()
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{root} has a file whose name is not UTF-8, {name!a}; rename it"
+            f"{root} has a file whose name is not UTF-8, {name!a}", "rename it"
         ) from error
 
 
@@ -259,16 +259,17 @@ def _class_names(members: Members, root: pathlib.Path) -> tuple[str, ...]:
         for name in sorted(classes):
             if not classes[name]:
                 raise DataError(
-                    f"{root} has no images in {part}/{name}/ ({', '.join(SUFFIXES)}); "
-                    "add some or remove the folder"
+                    f"{root} has no images in {part}/{name}/ ({', '.join(SUFFIXES)})",
+                    "add some",
+                    "move the folder elsewhere",
                 )
     for part, classes in members.items():
         differing = sorted(classes.keys() ^ members["train"].keys())
         if differing:
             where = "train" if differing[0] in members["train"] else part
             raise DataError(
-                f"{root} has the class {differing[0]!r} in {where}/ only; train/ and "
-                f"{part}/ must have the same classes"
+                f"{root} has the class {differing[0]!r} in {where}/ only",
+                f"train/ and {part}/ must have the same classes",
             )
     if len(members["train"]) < 2:
         raise DataError(f"{root} has a single class in train/, expected two or more")
@@ -306,14 +307,14 @@ def _pixels(
     files: Files, names: list[str], data: ml_collections.ConfigDict
 ) -> np.ndarray | lazy.LazyImages:
     """Returns the images `names`, decoded all, or each when it is asked for."""
-    decode = images.decoder(data)
+    decoder = decode.decoder(data)
     if data.stream:
         handles = [files.entries[name] for name in names]
         source = lazy.Files(files.root, names, handles, files.read)
-        return lazy.LazyImages.of(source, decode)
+        return lazy.LazyImages.of(source, decoder)
     wanted = set(names)
     order = [name for name in files.entries if name in wanted]
     contents = ((name, files.read(files.entries[name])) for name in order)
-    pixels = images.decode_all(contents, len(order), decode)
+    pixels = decode.decode_all(contents, len(order), decoder)
     # As it copies all pixels.
     return pixels if order == names else pixels[np.argsort(order)]

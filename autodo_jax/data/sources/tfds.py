@@ -17,9 +17,8 @@ import ml_collections
 import numpy as np
 
 from autodo_jax.data import split
-from autodo_jax.data.dataset import Dataset, Parts
-from autodo_jax.data.images import decode as images
-from autodo_jax.data.images import lazy
+from autodo_jax.data.dataset import Dataset, SourceSplits
+from autodo_jax.data.images import decode, lazy
 from autodo_jax.errors import DataError
 
 # Our name of a source -> TFDS's.
@@ -35,7 +34,7 @@ _MANY = 100_000  # records that take long enough to say so
 _INDEX = "autodo_jax_index_{}.npz"  # beside the records of a split
 
 
-def load(data: ml_collections.ConfigDict, seed: int) -> Parts:
+def load(data: ml_collections.ConfigDict, seed: int) -> SourceSplits:
     """Returns the train and the test part of `data.source`, in their stored order.
 
     ImageNet's published validation set is the test part, as in the paper. `ids` are
@@ -51,16 +50,16 @@ def load(data: ml_collections.ConfigDict, seed: int) -> Parts:
     """
     root = directory(data.data_dir)
     absent = DataError(
-        f"{data.source} is not prepared in {root}; get its archive from its home page "
-        f"and run {_command(data)}"
+        f"{data.source} is not prepared in {root}",
+        f"get its archive from its home page and run {_command(data)}",
     )
-    if not (root / NAMES[data.source]).exists():  # Said before TFDS takes its time.
+    if not (root / NAMES[data.source]).exists():  # Before TFDS takes its time.
         raise absent
     builder = open_builder(data.source, data.data_dir)
     if not is_prepared(builder):
         raise absent
     train, test = _part_names(data)
-    return Parts(
+    return SourceSplits(
         train=_read(builder, train, data, "max_train_points", seed),
         test=_read(builder, test, data, "max_test_points", seed),
     )
@@ -81,7 +80,7 @@ def directory(data_dir: str) -> pathlib.Path:
     default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     root = pathlib.Path(data_dir or default).expanduser().absolute()
     if root.exists() and not root.is_dir():
-        raise DataError(f"{root} is a file; data_dir must be a folder")
+        raise DataError(f"{root} is a file, expected a folder", "pass another data_dir")
     return root
 
 
@@ -96,14 +95,15 @@ def open_builder(name: str, data_dir: str) -> Any:
         import tensorflow_datasets
     except ImportError as error:
         raise DataError(
-            f"{name} is read by TensorFlow Datasets, which fails to start: {error}; "
-            "run pip install tensorflow-datasets importlib_resources"
+            f"{name} is read by TensorFlow Datasets, which fails to start: {error}",
+            "run pip install tensorflow-datasets importlib_resources",
         ) from error
     try:
         return tensorflow_datasets.builder(NAMES[name], data_dir=root)
     except Exception as error:  # of as many kinds as TFDS has file formats
         folder = root / NAMES[name]
-        raise _unreadable(folder, error, f"remove {folder}, prepare it anew") from error
+        remedy = f"move {folder} elsewhere and prepare it again"
+        raise _unreadable(folder, error, remedy) from error
 
 
 def is_prepared(builder: Any) -> bool:
@@ -125,7 +125,7 @@ def _redo(data: ml_collections.ConfigDict) -> str:
 
 def _unreadable(path: pathlib.Path, error: Exception, remedy: str) -> DataError:
     reason = str(error).partition("\n")[0]
-    return DataError(f"{path} cannot be read: {reason}; {remedy}")
+    return DataError(f"{path} cannot be read: {reason}", remedy)
 
 
 @contextlib.contextmanager
@@ -164,7 +164,8 @@ class _Encoded:
     def _image(self, row: int, record: dict[str, Any]) -> tuple[str, bytes]:
         if record["label"] != self.labels[row]:
             raise DataError(
-                f"{self.path} has an index of other data; remove {_INDEX.format('*')}"
+                f"{self.path} has an index of other data",
+                f"remove {_INDEX.format('*')}, which is written again",
             )
         return f"{self.ids[row]} in {self.path}", record["image"]
 
@@ -183,11 +184,11 @@ def _read(
         path=pathlib.Path(builder.data_path),
         remedy=_redo(data),
     )
-    decode = images.decoder(data)
+    decoder = decode.decoder(data)
     return Dataset(
-        images=lazy.LazyImages.of(encoded, decode)
+        images=lazy.LazyImages.of(encoded, decoder)
         if data.stream
-        else images.decode_all(encoded.read_all(), len(rows), decode),
+        else decode.decode_all(encoded.read_all(), len(rows), decoder),
         labels=encoded.labels,
         ids=encoded.ids,
         class_names=tuple(builder.info.features["label"].names),
@@ -195,7 +196,7 @@ def _read(
 
 
 class _Index(NamedTuple):
-    """What is in the records beside the images, to be had without reading these."""
+    """Labels and ids of the records, available without decoding the images."""
 
     labels: np.ndarray  # int32 [N]
     ids: np.ndarray  # str [N]
@@ -214,7 +215,7 @@ def write_indices(builder: Any, source: str, data_dir: str) -> None:
 def _index(builder: Any, name: str, data: ml_collections.ConfigDict) -> _Index:
     """Returns the index of a split: its file, or else its records, kept in that file.
 
-    It is a cache: where it cannot be written it is made anew each time.
+    It is a cache: where it cannot be written it is made again each time.
     """
     path = pathlib.Path(builder.data_path, _INDEX.format(name))
     records = _open_split(builder, name, data)
@@ -240,7 +241,7 @@ def _make_index(records: Any, prefix: str) -> _Index:
 
 
 def _load_index(path: pathlib.Path, num_records: int) -> _Index | None:
-    """Returns what is in a file; None where that is not `num_records` points."""
+    """Returns the index in a file; None where it is not of `num_records` points."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             labels, ids = arrays["labels"].astype(np.int32), arrays["ids"]
@@ -264,21 +265,23 @@ def _save_index(path: pathlib.Path, index: _Index) -> None:
 
 def _open_split(builder: Any, name: str, data: ml_collections.ConfigDict) -> Any:
     """Returns the records of a split, a sequence; their images are still encoded."""
-    from tensorflow_datasets import decode
+    import tensorflow_datasets
 
     for part in name.split("+"):
         if part not in builder.info.splits:
             raise DataError(
-                f"{builder.data_path} has no {part} split; put the archive that holds "
-                f"it beside the others and {_redo(data)}"
+                f"{builder.data_path} has no {part} split",
+                f"put the archive that holds it beside the others and {_redo(data)}",
             )
     try:
-        return builder.as_data_source(name, decoders={"image": decode.SkipDecoding()})
+        encoded = {"image": tensorflow_datasets.decode.SkipDecoding()}
+        return builder.as_data_source(name, decoders=encoded)
     except NotImplementedError as error:
         raise DataError(
             f"{builder.data_path} is stored as {builder.info.file_format.value}, which "
-            f"needs TensorFlow; {_redo(data)}, or set another "
-            "data_dir"
+            "needs TensorFlow",
+            _redo(data),
+            "pass another data_dir",
         ) from error
 
 

@@ -7,17 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from autodo_jax.data.batches import plan as pipeline
+from autodo_jax.data.batches.batch import take
+from autodo_jax.data.batches.plan import (
+    BatchPlan,
+    sequential_order,
+    shuffled_order,
+)
+from autodo_jax.data.batches.resident import ResidentBatches
 
 
 def test_a_pass_visits_each_point_at_most_once():
-    order = pipeline.shuffled_order(53, 8, 6, seed=(0, 1, 2))
+    order = shuffled_order(53, 8, 6, seed=(0, 1, 2))
     assert order.shape == (6, 8)
     assert len(np.unique(order)) == 48
 
 
 def test_more_steps_than_a_pass_begin_another_permutation():
-    order = pipeline.shuffled_order(20, 8, 5, seed=(0, 0, 0))
+    order = shuffled_order(20, 8, 5, seed=(0, 0, 0))
     assert order.shape == (5, 8)
     assert len(np.unique(order[:2])) == 16 and len(np.unique(order[2:4])) == 16
     assert not np.array_equal(order[:2], order[2:4])
@@ -25,20 +31,20 @@ def test_more_steps_than_a_pass_begin_another_permutation():
 
 @pytest.mark.parametrize("other", [(1, 0, 0), (0, 1, 0), (0, 0, 1)])
 def test_seed_stream_and_epoch_each_make_another_order(other):
-    first, same = (pipeline.shuffled_order(99, 9, 11, seed=(0, 0, 0)) for _ in range(2))
+    first, same = (shuffled_order(99, 9, 11, seed=(0, 0, 0)) for _ in range(2))
     np.testing.assert_array_equal(first, same)
-    assert not np.array_equal(first, pipeline.shuffled_order(99, 9, 11, seed=other))
+    assert not np.array_equal(first, shuffled_order(99, 9, 11, seed=other))
 
 
 def test_sequential_order_pads_the_last_batch():
-    order = pipeline.sequential_order(5, 3)
+    order = sequential_order(5, 3)
     assert order.dtype == np.int32
     np.testing.assert_array_equal(order, [[0, 1, 2], [3, 4, -1]])
-    np.testing.assert_array_equal(pipeline.sequential_order(4, 2), [[0, 1], [2, 3]])
+    np.testing.assert_array_equal(sequential_order(4, 2), [[0, 1], [2, 3]])
 
 
 def test_a_shuffled_order_cannot_be_changed_by_who_reads_it():
-    order = pipeline.shuffled_order(20, 8, 5, seed=(0, 0, 0))
+    order = shuffled_order(20, 8, 5, seed=(0, 0, 0))
     assert order.dtype == np.int32
     with pytest.raises(ValueError, match="read-only"):
         order[0] = 0
@@ -46,14 +52,14 @@ def test_a_shuffled_order_cannot_be_changed_by_who_reads_it():
 
 def test_take_gathers_points_with_their_index():
     images = jnp.arange(4, dtype=jnp.uint8)[:, None, None, None]
-    batch = pipeline.take(images, jnp.array([5, 6, 7, 8]), jnp.array([2, -1]))
+    batch = take(images, jnp.array([5, 6, 7, 8]), jnp.array([2, -1]))
     np.testing.assert_array_equal(batch.label, [7, 5])
     np.testing.assert_array_equal(batch.image[:, 0, 0, 0], [2, 0])
     np.testing.assert_array_equal(batch.index, [2, -1])
 
 
 def create(**changed):
-    plan = pipeline.Plan(
+    plan = BatchPlan(
         num_points={"train": 23, "validation": 9, "test": 14},
         batch_size=4,
         eval_batch_size=10,
@@ -117,7 +123,7 @@ def test_the_order_is_a_function_of_seed_phase_and_epoch():
     plan = create()
     for phase in ("task", "hyper"):
         order = plan.order(phase, 2)
-        pipeline.shuffled_order.cache_clear()
+        shuffled_order.cache_clear()
         # It depends neither on the machine nor on the length of the run.
         same = create(num_devices=2, eval_batch_size=6, epochs=9, start_epoch=1)
         assert_equal(order, same.order(phase, 2))
@@ -156,7 +162,7 @@ def test_resident_data_are_selected_by_the_order(phase, start):
         for i, (part, count) in enumerate(plan.num_points.items())
     }
     start %= plan.length(phase)
-    found = list(pipeline.Resident(plan, parts).batches(phase, 3, start))
+    found = list(ResidentBatches(plan, parts).batches(phase, 3, start))
     assert len(found) == plan.length(phase) - start
     order = plan.order(phase, 3)
     for step, selections in enumerate(found, start):
@@ -166,9 +172,9 @@ def test_resident_data_are_selected_by_the_order(phase, start):
             np.testing.assert_array_equal(selection.index, order[part][step])
 
 
-@pytest.mark.parametrize("several", [2, 4, 100])
+@pytest.mark.parametrize("num_steps", [2, 4, 100])
 @pytest.mark.parametrize("phase", ["task", "hyper", "validation"])
-def test_several_steps_at_once_end_with_what_is_left(phase, several):
+def test_num_steps_steps_at_once_end_with_what_is_left(phase, num_steps):
     """Evaluations take one at a time."""
     plan = create()
     parts = {
@@ -176,7 +182,7 @@ def test_several_steps_at_once_end_with_what_is_left(phase, several):
         for part, count in plan.num_points.items()
     }
     start = plan.length(phase) // 2
-    feed = pipeline.Resident(plan, parts, steps_per_dispatch=several)
+    feed = ResidentBatches(plan, parts, steps_per_dispatch=num_steps)
     found = [selection.index for selection, *_ in feed.batches(phase, 0, start)]
     if phase == "validation":
         found = [index[None] for index in found]
@@ -184,10 +190,10 @@ def test_several_steps_at_once_end_with_what_is_left(phase, several):
     np.testing.assert_array_equal(
         np.concatenate(found), plan.order(phase, 0)[part][start:]
     )
-    most = 1 if phase == "validation" else several
+    most = 1 if phase == "validation" else num_steps
     assert {len(index) for index in found[:-1]} <= {most} and len(found[-1]) <= most
 
 
 def test_resident_data_have_no_step_behind_the_last():
-    feed = pipeline.Resident(create(), {"train": (np.zeros(1), np.zeros(1))})
+    feed = ResidentBatches(create(), {"train": (np.zeros(1), np.zeros(1))})
     assert list(feed.batches("task", 0, start=create().num_steps)) == []

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autodo_jax.data.batches import plan as pipeline
-from autodo_jax.data.batches import streamed as stream
+from autodo_jax.data.batches import streamed
+from autodo_jax.data.batches.batch import take
+from autodo_jax.data.batches.plan import BatchPlan
+from autodo_jax.data.batches.resident import ResidentBatches
+from autodo_jax.data.batches.streamed import StreamedBatches
 from autodo_jax.data.dataset import Dataset
 from autodo_jax.data.images import lazy
 from autodo_jax.errors import DataError
@@ -22,7 +25,7 @@ from tests.data.sources.test_folder import pack_zip, save
 
 CLASSES = ("cat", "dog")
 POINTS = {"train": 11, "validation": 7, "test": 5}  # of each class
-PLAN = pipeline.Plan(
+PLAN = BatchPlan(
     num_points={part: 2 * count for part, count in POINTS.items()},
     batch_size=4,
     eval_batch_size=6,
@@ -51,7 +54,7 @@ def write(path):
 
 
 def load(path):
-    """Parts that are decoded when they are asked for, by the names in the plan."""
+    """Points that are decoded when they are asked for, by the names in the plan."""
     parts = test_folder.load(path, stream=True)
     return {part: getattr(parts, part) for part in POINTS}
 
@@ -81,7 +84,7 @@ def parts(request, root, truth, tmp_path):
 
 
 def create(parts, *, plan=PLAN, to_device=jax.device_put, **options):
-    return stream.Streamed(plan, parts, to_device=to_device, **options)
+    return StreamedBatches(plan, parts, to_device=to_device, **options)
 
 
 def all_phases(plan=PLAN):
@@ -131,22 +134,22 @@ def test_batches_are_the_rows_of_the_plan_through_all_phases(parts, truth):
 
 
 def test_batches_are_those_of_resident_data(parts, truth):
-    resident = pipeline.Resident(PLAN, truth)
+    resident = ResidentBatches(PLAN, truth)
     feed = create(parts)
     for phase in all_phases():
         pairs = zip(feed.batches(*phase), resident.batches(*phase), strict=True)
         for found, selections in pairs:
-            assert_same(found, tuple(pipeline.take(*points) for points in selections))
+            assert_same(found, tuple(take(*points) for points in selections))
 
 
 def test_phases_in_the_order_of_the_plan_open_the_readers_once(parts, monkeypatch):
-    opened, real = [], stream.Streamed._open
+    opened, real = [], StreamedBatches._open
 
     def open_readers(self, position):
         opened.append(position)
         return real(self, position)
 
-    monkeypatch.setattr(stream.Streamed, "_open", open_readers)
+    monkeypatch.setattr(StreamedBatches, "_open", open_readers)
     feed = create(parts)
     take_all(feed, all_phases())
     assert opened == [0]
@@ -196,7 +199,7 @@ def test_shares_are_the_whole_batch_together(parts):
     phases = all_phases()
     whole, first, second = (
         list(itertools.chain(*take_all(create(parts, share=share), phases)))
-        for share in (stream.Share(), stream.Share(0, 2), stream.Share(1, 2))
+        for share in (streamed.Share(), streamed.Share(0, 2), streamed.Share(1, 2))
     )
     for together, *halves in zip(whole, first, second, strict=True):
         for batch, head, tail in zip(together, *halves, strict=True):
@@ -215,7 +218,7 @@ def test_a_share_is_all_that_is_decoded(root, monkeypatch):
         return real(self, index)
 
     monkeypatch.setattr(lazy.LazyImages, "decode", decode)
-    source = stream.BatchSource(PLAN, parts, stream.Share(1, 4))
+    source = streamed.BatchSource(PLAN, parts, streamed.Share(1, 4))
     assert len(source) == sum(PLAN.length(phase) for phase, _ in all_phases())
     (batch,) = source[0]
     assert decoded == [1] and len(batch.index) == 4

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autodo_jax.data import run_data as experiment
-from autodo_jax.data.images import decode as images
-from autodo_jax.data.images import lazy
+from autodo_jax.data import run_data
+from autodo_jax.data.images import decode, lazy
 from autodo_jax.data.sources import tfds
 from autodo_jax.errors import DataError
 from configs import digits
@@ -183,7 +182,7 @@ def test_only_the_first_is_decoded_for_its_size(root, same_size, monkeypatch):
         decoded.append(image)
         return np.zeros((*(size or image.size[::-1]), 3), np.uint8)
 
-    monkeypatch.setattr(images, "to_array", to_array)
+    monkeypatch.setattr(decode, "to_array", to_array)
     assert streamed(same_size).shape == (8, 5, 6, 3)
     assert len(decoded) == 1
     assert streamed(root, image_size=SIZE).shape == (12, *SIZE, 3)
@@ -198,7 +197,7 @@ def test_split_and_distortions_leave_images_encoded(root, monkeypatch, outer_set
             source="folder", data_dir=str(root), image_size=SIZE, mean=(0.5, 0.5, 0.5)
         )
         config.data.update(outer_set=outer_set, stream=stream, imbalance_ratio=2.0)
-        return experiment.load(config)
+        return run_data.load(config)
 
     resident = experiment_data(False)
     with monkeypatch.context() as patch:

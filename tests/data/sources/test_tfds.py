@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autodo_jax.data.images import decode as images
+from autodo_jax.data.images import decode
 from autodo_jax.data.prepare import __main__ as prepare
-from autodo_jax.data.prepare import originals as archives
+from autodo_jax.data.prepare import originals
 from autodo_jax.data.sources import tfds
 from autodo_jax.errors import DataError
 from tests.data.tiny import CIFAR10_NAMES, prepare_tiny_cifar10
@@ -70,7 +70,7 @@ def number(ids):
 
 def write_records(monkeypatch, name, data_dir, **splits):
     """Prepares the examples given for each split as the data set `name`."""
-    original = archives.Original({key: iter(splits[key]) for key in splits}, {})
+    original = originals.Original({key: iter(splits[key]) for key in splits}, {})
     monkeypatch.setitem(prepare.READERS, name, lambda source: original)
     prepare.prepare(name, str(data_dir), str(data_dir))
 
@@ -129,7 +129,7 @@ def test_only_the_chosen_images_are_decoded(cifar10, monkeypatch):
         decoded.append(image)
         return np.zeros((32, 32, 3), np.uint8)
 
-    monkeypatch.setattr(images, "to_array", to_array)
+    monkeypatch.setattr(decode, "to_array", to_array)
     data = data_config("cifar10", cifar10[0], max_train_points=20, max_test_points=10)
     tfds.load(data, seed=0)
     assert len(decoded) == 30
