@@ -7,8 +7,7 @@ make a row of the paper's tables, `validate` refuses what cannot run.
 
 import json
 import math
-import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import ml_collections
@@ -17,16 +16,24 @@ from autodo_jax import models
 from autodo_jax.augment import color, policies
 from autodo_jax.augment.learned import OPERATIONS
 from autodo_jax.data.sources import SOURCES
-from autodo_jax.models import resnet
+from autodo_jax.errors import ConfigError
 
 
 class Method(NamedTuple):
-    """What tells a row of the paper's tables from the others."""
+    """The fields in which the rows of the paper's tables differ."""
 
     policy: str  # augment.policy
     augment: str = "none"  # hyper.augment
     weights: bool = False  # hyper.weights
     soft_labels: bool = False  # hyper.soft_labels
+
+
+METHOD_FIELDS = (
+    "augment.policy",
+    "hyper.augment",
+    "hyper.weights",
+    "hyper.soft_labels",
+)
 
 
 METHODS = {
@@ -46,8 +53,7 @@ METHODS = {
 # Fields that a resumed run may have other values of: they do not change what is
 # computed but for the order of sums, or, as more `epochs`, only what comes later.
 MAY_CHANGE = frozenset(
-    f"config.{name}"
-    for name in (
+    {
         "epochs",
         "eval_batch_size",
         "num_devices",
@@ -62,7 +68,7 @@ MAY_CHANGE = frozenset(
         "data.data_dir",
         "data.stream",
         "data.num_workers",
-    )
+    }
 )
 
 
@@ -70,7 +76,7 @@ def default_config() -> ml_collections.ConfigDict:
     """Returns all fields with the paper's values where it gives one."""
     config = ml_collections.ConfigDict()
     config.name = "default"  # names the folder below runs/
-    config.method = "autodo"  # a key of METHODS, set by apply_method
+    config.method = "autodo"  # a key of METHODS; set by apply_method
     config.seed = 0  # of split, distortions, initialization and every draw
     config.epochs = 200  # passes over the train set (App. A)
     config.batch_size = 256  # points a step, train and validation (App. A)
@@ -96,6 +102,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.model = _model()
     config.task = _task()
     config.hyper = _hyper()
+    apply_method(config, "autodo")
     return config
 
 
@@ -132,10 +139,8 @@ def _augment() -> ml_collections.ConfigDict:
     # Policy before everything else; not learned, set by the method.
     augment.policy = "none"  # one of augment.policies.NAMES
     augment.policy_table = "cifar10"  # data set of fast_autoaugment's and dada's policy
-    augment.rand_num_ops = 3  # n, operations of randaugment
+    augment.num_ops = 1  # operations a drawn policy gives an image; set by the method
     augment.rand_magnitude = 15.0  # M in [0, 30] of randaugment, randaugment_color
-    augment.color_num_ops = 1  # n of randaugment_color, before the learned operations
-    augment.uniform_num_ops = 2  # operations of uniform_augment
     # Standard augmentation, the same for every method (Sec. 5.1).
     augment.crop_size = 0  # side of a random resized crop, pixels; 0: random crop
     augment.crop_padding = 4  # pixels around a random crop to the same size; 0: none
@@ -154,7 +159,6 @@ def _augment() -> ml_collections.ConfigDict:
     augment.gate_probability = (
         0.25  # of an open gate at the start, in (0, 1) (Sec. 4.1)
     )
-    augment.temperature = 1.0  # of the relaxed Bernoulli gates, > 0
     return augment
 
 
@@ -177,7 +181,6 @@ def _task() -> ml_collections.ConfigDict:
     task.momentum = 0.9  # Nesterov (App. A)
     task.weight_decay = 1e-4  # of all parameters (App. A)
     task.clip_norm = 0.0  # largest global norm of a gradient; 0: unbounded
-    task.warmup_epochs = 5  # rising from a tenth of the peak (App. A)
     return task
 
 
@@ -190,15 +193,12 @@ def _hyper() -> ml_collections.ConfigDict:
     hyper.theta = "head"  # theta of Eq. 5: head (App. A), or all parameters
     hyper.start_epoch = 50  # E, epochs before the outer loop starts (App. A)
     hyper.learning_rate = 0.05  # peak; ImageNet 0.01 (App. A)
-    hyper.warmup_epochs = 5  # after E, rising from a tenth of the peak (App. A)
-    hyper.decay = 0.99  # of RMSprop's second moment (PyTorch's default)
-    hyper.eps = 1e-8  # of RMSprop, outside the root (PyTorch's default)
     hyper.solver = "neumann"  # neumann, conjugate_gradient or identity (T1-T2, DARTS)
     hyper.num_terms = 5  # T: products of the solve (App. A); 0: as identity
     hyper.step_size = 0.01  # a < 2 / lambda_max of the Neumann series
     hyper.auto_step_size = False  # a = 1 / lambda_max, estimated at each step, instead
-    # Of a Neumann series whose residual is above 1, where it began: go on by its first
-    # term, a b (first_term, as T1-T2), use it all the same (keep), or stop the run.
+    # Of a Neumann series that ends with a residual above 1, its start: take its first
+    # term, a b, instead (first_term, as T1-T2), or stop the run (stop).
     hyper.on_divergence = "first_term"
     hyper.max_update = 0.0  # what an entry of Lambda moves at most a step; 0: unbounded
     hyper.smoothing = 0.1  # alpha of the soft labels at the start, in (0, 1) (App. A)
@@ -206,25 +206,38 @@ def _hyper() -> ml_collections.ConfigDict:
     return hyper
 
 
-def apply_method(config: ml_collections.ConfigDict, method: str | None) -> None:
+# Operations that the policies which draw them give each image.
+_NUM_OPS = {"randaugment": 3, "randaugment_color": 1, "uniform_augment": 2}
+
+
+def apply_method(
+    config: ml_collections.ConfigDict,
+    method: str | None,
+    *,
+    num_ops: Mapping[str, int] | None = None,
+) -> None:
     """Sets the fields of a row of the paper's tables; None or "": `autodo`.
 
+    Args:
+      config: its METHOD_FIELDS, `method` and `augment.num_ops` are set.
+      method: a key of METHODS.
+      num_ops: `augment.num_ops` by policy, where it is not the usual number.
+
     Raises:
-      ValueError: an unknown method.
+      ConfigError: an unknown method.
     """
     method = method or "autodo"
     if method not in METHODS:
-        raise ValueError(
-            f"unknown method {method!r}; use one of {', '.join(METHODS)}, as in "
-            f"--config=configs/{config.name}.py:autodo"
+        raise ConfigError(
+            f"unknown method {method!r}", f"use one of {_listed(METHODS)}"
         )
     config.method = method
-    (
-        config.augment.policy,
-        config.hyper.augment,
-        config.hyper.weights,
-        config.hyper.soft_labels,
-    ) = METHODS[method]
+    for name, value in zip(METHOD_FIELDS, METHODS[method], strict=True):
+        section, field = name.split(".")
+        config[section][field] = value
+    config.augment.num_ops = (_NUM_OPS | dict(num_ops or {})).get(
+        config.augment.policy, 0
+    )
 
 
 def has_hyperparams(hyper: ml_collections.ConfigDict | Method) -> bool:
@@ -233,38 +246,29 @@ def has_hyperparams(hyper: ml_collections.ConfigDict | Method) -> bool:
 
 
 def check_fields(config: ml_collections.ConfigDict) -> None:
-    """Raises ValueError where a configuration lacks a field, or has one unknown."""
+    """Raises ConfigError where a configuration lacks a field, or has one unknown."""
     known = flatten(default_config().to_dict())
     given = flatten(config.to_dict())
-    for what, names in (
+    for kind, names in (
         ("unknown", given.keys() - known),
         ("no", known.keys() - given),
     ):
         if names:
-            listed = ", ".join(f"config.{name}" for name in sorted(names)[:5])
-            raise ValueError(
-                f"the configuration has {what} field {listed}; begin with one of "
-                "configs/, or with config_for"
+            listed = _listed(f"config.{name}" for name in sorted(names)[:5])
+            raise ConfigError(
+                f"the configuration has {kind} field {listed}",
+                "begin with one of configs/, or with config_for",
             )
 
 
-def load(path: pathlib.Path) -> ml_collections.ConfigDict:
-    """Returns the configuration of a run.
+def to_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns the fields as JSON keeps them, by names like `data.mean`."""
+    return flatten(to_json(config))
 
-    Args:
-      path: config.json of its workdir.
 
-    Raises:
-      ValueError: the file is absent or damaged, or of another version.
-    """
-    config = default_config().lock()  # against unknown fields
-    try:
-        config.update(**json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is no configuration of a run: {reason}") from error
-    validate(config)
-    return config.unlock()
+def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns the fields as JSON keeps them, in nested dicts."""
+    return json.loads(config.to_json_best_effort())
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -280,7 +284,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     """Checks every field on its own and those that depend on each other.
 
     Raises:
-      ValueError: names the field, what came and what is expected.
+      ConfigError: names the field, its value and what is expected.
     """
     for name, (holds, expected) in _RULES.items():
         value = _get(config, name)
@@ -289,8 +293,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for name, choices in CHOICES.items():
         value = _get(config, name)
         if value not in choices:
-            _refuse(name, value, f"one of {', '.join(choices)}")
-    _check_model(config.model)
+            _refuse(name, value, f"one of {_listed(choices)}")
+    _check_method(config)
+    try:
+        models.check(config.model)
+    except ValueError as error:
+        raise ConfigError(f"config.{error}") from error
     _check_images(config.data)
     _check_operations(config)
     learns = has_hyperparams(config.hyper) and not config.hyper.frozen
@@ -298,8 +306,16 @@ def validate(config: ml_collections.ConfigDict) -> None:
         _refuse(
             "hyper.start_epoch",
             config.hyper.start_epoch,
-            f"less than epochs={config.epochs} (or --config.hyper.frozen=True)",
+            f"less than epochs={config.epochs}",
+            "raise <config.epochs>",
+            "learn nothing with <config.hyper.frozen=True>",
         )
+
+
+def method_of(config: ml_collections.ConfigDict) -> str | None:
+    """Returns the method whose fields a configuration has; None for a variant."""
+    given = tuple(_get(config, name) for name in METHOD_FIELDS)
+    return next((name for name, fields in METHODS.items() if fields == given), None)
 
 
 _AT_LEAST_1 = (lambda v: v >= 1, "a number >= 1")
@@ -331,28 +347,21 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "data.max_test_points": _AT_LEAST_0,
     "data.imbalance_ratio": _AT_LEAST_1,
     "data.noise_ratio": _SHARE,
-    "augment.rand_num_ops": _AT_LEAST_0,
+    "augment.num_ops": _AT_LEAST_0,
     "augment.rand_magnitude": (lambda v: 0 <= v <= 30, "a number in [0, 30]"),
-    "augment.color_num_ops": _AT_LEAST_0,
-    "augment.uniform_num_ops": _AT_LEAST_0,
     "augment.crop_size": _AT_LEAST_0,
     "augment.crop_padding": _AT_LEAST_0,
     "augment.erase_probability": _SHARE,
     "augment.magnitude": _POSITIVE,
     "augment.gate_probability": _PROPER_SHARE,
-    "augment.temperature": _POSITIVE,
     "model.depth": _AT_LEAST_1,
     "model.width": _AT_LEAST_1,
     "task.learning_rate": _POSITIVE,
     "task.momentum": _DECAY,
     "task.weight_decay": _AT_LEAST_0,
     "task.clip_norm": _AT_LEAST_0,
-    "task.warmup_epochs": _AT_LEAST_0,
     "hyper.start_epoch": _AT_LEAST_0,
     "hyper.learning_rate": _POSITIVE,
-    "hyper.warmup_epochs": _AT_LEAST_0,
-    "hyper.decay": _DECAY,
-    "hyper.eps": _POSITIVE,
     "hyper.num_terms": _AT_LEAST_0,
     "hyper.step_size": _POSITIVE,
     "hyper.max_update": _AT_LEAST_0,
@@ -374,7 +383,7 @@ CHOICES = {
     "hyper.augment": ("per_point", "shared", "none"),
     "hyper.theta": ("head", "all"),
     "hyper.solver": ("neumann", "conjugate_gradient", "identity"),
-    "hyper.on_divergence": ("first_term", "keep", "stop"),
+    "hyper.on_divergence": ("first_term", "stop"),
 }
 
 
@@ -384,18 +393,27 @@ def _get(config: ml_collections.ConfigDict, name: str) -> Any:
     return config
 
 
-def _refuse(name: str, value: Any, expected: str) -> NoReturn:
-    raise ValueError(f"config.{name} is {value!r}, expected {expected}.")
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
 
 
-def _check_model(model: ml_collections.ConfigDict) -> None:
-    is_wide = model.name == "wide_resnet"
-    if is_wide and (model.depth < 10 or (model.depth - 4) % 6):
-        _refuse("model.depth", model.depth, "6n + 4 with n >= 1: 10, 16, 28, ...")
-    if model.name == "resnet" and model.depth not in resnet.DEPTHS:
-        _refuse("model.depth", model.depth, f"one of {tuple(resnet.DEPTHS)} for resnet")
-    if not model.widths or min(model.widths) < 1:
-        _refuse("model.widths", model.widths, "channels >= 1, one number a stage")
+def _refuse(name: str, value: Any, expected: str, *advice: str) -> NoReturn:
+    raise ConfigError(f"config.{name} is {value!r}, expected {expected}", *advice)
+
+
+def _check_method(config: ml_collections.ConfigDict) -> None:
+    """Refuses a run that would be called by the name of another method.
+
+    Fields that are not those of any method make a variant, which tables name.
+    """
+    found = method_of(config)
+    if found not in (None, config.method):
+        fields = ", ".join(f"{name}={_get(config, name)!r}" for name in METHOD_FIELDS)
+        raise ConfigError(
+            f"config.method is {config.method!r}, but the fields that a method sets "
+            f"are those of {found!r} ({fields})",
+            f"choose a method by <method={config.method}>",
+        )
 
 
 def _check_images(data: ml_collections.ConfigDict) -> None:

@@ -23,7 +23,6 @@ def get_config(method: str = ""):
     config.data.mean = (0.485, 0.456, 0.406)
     config.data.std = (0.229, 0.224, 0.225)
     config.augment.policy_table = "imagenet"
-    config.augment.rand_num_ops = 2
     config.augment.rand_magnitude = 9.0
     config.augment.crop_size = 128
     config.augment.flip = True
@@ -31,5 +30,5 @@ def get_config(method: str = ""):
     config.model.depth = 18
     config.model.stem = "imagenet"
     config.hyper.start_epoch = 25
-    apply_method(config, method)
+    apply_method(config, method, num_ops={"randaugment": 2})
     return config

@@ -28,9 +28,7 @@ def get_config(method: str = ""):
     config.data.mean = (0.485, 0.456, 0.406)
     config.data.std = (0.229, 0.224, 0.225)
     config.augment.policy_table = "imagenet"
-    config.augment.rand_num_ops = 2
     config.augment.rand_magnitude = 9.0
-    config.augment.color_num_ops = 2
     config.augment.crop_size = 224
     config.augment.flip = True
     config.augment.erase_probability = 0.0
@@ -39,5 +37,5 @@ def get_config(method: str = ""):
     config.model.stem = "imagenet"
     config.hyper.start_epoch = 100
     config.hyper.learning_rate = 0.01
-    apply_method(config, method)
+    apply_method(config, method, num_ops={"randaugment": 2, "randaugment_color": 2})
     return config

@@ -22,10 +22,9 @@ def get_config(method: str = ""):
     config.data.std = (0.3081,)
     config.augment.policy_table = "svhn"
     config.augment.rand_magnitude = 5.0
-    config.augment.color_num_ops = 3
     config.augment.crop_padding = 0
     config.augment.erase_probability = 0.0
     config.model.name = "small_cnn"
     config.hyper.start_epoch = 10
-    apply_method(config, method)
+    apply_method(config, method, num_ops={"randaugment_color": 3})
     return config

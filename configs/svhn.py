@@ -23,7 +23,6 @@ def get_config(method: str = ""):
     config.data.std = (0.1980, 0.2010, 0.1970)
     config.augment.policy_table = "svhn"
     config.augment.rand_magnitude = 7.0
-    config.augment.color_num_ops = 3
     config.task.learning_rate = 0.005
-    apply_method(config, method)
+    apply_method(config, method, num_ops={"randaugment_color": 3})
     return config
