@@ -5,8 +5,8 @@ evaluation mode. Where theta is the head, the encoder's features are computed on
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping
 
 import chex
 import flax.linen as nn
@@ -15,12 +15,18 @@ import jax.numpy as jnp
 import ml_collections
 
 from autodo_jax import losses
+from autodo_jax._typing import PyTree
 from autodo_jax.augment import learned, policies, standard
-from autodo_jax.data.batches.plan import Batch
+from autodo_jax.data.batches.batch import Batch
 from autodo_jax.hyperparams import state as hyperparams
 
-PyTree = Any
 Rows = Mapping[str, chex.Array]
+# (keys [B], images [B, H, W, C]) -> images
+Augmentation = Callable[[chex.PRNGKey, chex.Array], chex.Array]
+# (keys, images, gate logits [B, A], magnitude logits [B, A]) -> images
+LearnedAugmentation = Callable[
+    [chex.PRNGKey, chex.Array, chex.Array, chex.Array], chex.Array
+]
 
 
 def split_theta(
@@ -44,9 +50,11 @@ class Objective:
     Attributes:
       model: network with `features`, and `classify` to be given features; see `models`.
       mean, std: of each channel, of pixels in [0, 1].
-      policy: options of `augment.policies.augment`.
-      standard: options of `augment.standard.augment`.
-      learned: options of `augment.learned.augment`.
+      policy: augments uint8 images.
+      standard: augments images in [0, 1]; it may crop them.
+      learned: g_A, of images in [0, 1].
+      crop_size: side of the centre crop that images without augmentation get, of
+        `standard`'s crops; 0: none.
       symmetric_kl: the loss to soft labels; else KL(y^S || p).
       weight_decay: of the task optimizer, part of L_t.
     """
@@ -54,9 +62,10 @@ class Objective:
     model: nn.Module
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    policy: Mapping[str, Any]
-    standard: Mapping[str, Any]
-    learned: Mapping[str, Any]
+    policy: Augmentation
+    standard: Augmentation
+    learned: LearnedAugmentation
+    crop_size: int
     symmetric_kl: bool
     weight_decay: float
 
@@ -138,21 +147,16 @@ class Objective:
         policy_keys, standard_keys, learned_keys = jax.vmap(
             lambda key: tuple(jax.random.split(key, 3))
         )(keys)
-        images = policies.augment(policy_keys, images, **self.policy)
-        images = standard.augment(
-            standard_keys, _to_float(images), fill=self.mean, **self.standard
-        )
+        images = self.policy(policy_keys, images)
+        images = self.standard(standard_keys, _to_float(images))
         if "gate" in rows:
-            images = learned.augment(
-                learned_keys, images, rows["gate"], rows["magnitude"], **self.learned
-            )
+            images = self.learned(learned_keys, images, rows["gate"], rows["magnitude"])
         return self.normalize(images)
 
     def clean_inputs(self, images: chex.Array) -> chex.Array:
-        """uint8 images as they are seen without augmentation."""
-        crop_size = self.standard.get("crop_size")
-        if crop_size:
-            images = standard.center_crop(images, size=crop_size)
+        """Crops and normalizes uint8 images, without augmentation."""
+        if self.crop_size:
+            images = standard.center_crop(images, size=self.crop_size)
         return self.normalize(_to_float(images))
 
     def normalize(self, images: chex.Array) -> chex.Array:
@@ -176,47 +180,44 @@ class Objective:
             values = hyperparams.loss_weights(rows["weight"]) * values
         return values
 
-    def _logits(self, params, batch_stats, images) -> chex.Array:
+    def _logits(
+        self, params: PyTree, batch_stats: PyTree, images: chex.Array
+    ) -> chex.Array:
         variables = {"params": params, "batch_stats": batch_stats}
         return self.model.apply(variables, images, train=False)
 
 
 def create(config: ml_collections.ConfigDict, model: nn.Module) -> Objective:
     """Returns the losses of a validated configuration."""
-    augment = config.augment
+    augment, mean = config.augment, tuple(config.data.mean)
     return Objective(
         model=model,
-        mean=tuple(config.data.mean),
+        mean=mean,
         std=tuple(config.data.std),
-        policy=_policy_options(augment),
-        standard={
-            "crop_size": augment.crop_size,
-            "crop_padding": augment.crop_padding,
-            "flip": augment.flip,
-            "erase_probability": augment.erase_probability,
-        },
-        learned={
-            "operations": tuple(augment.operations),
-            "magnitude": augment.magnitude,
-            "temperature": augment.temperature,
-        },
+        policy=functools.partial(
+            policies.augment,
+            policy=augment.policy,
+            table=augment.policy_table,
+            num_ops=augment.num_ops,
+            magnitude=augment.rand_magnitude,
+        ),
+        standard=functools.partial(
+            standard.augment,
+            crop_size=augment.crop_size,
+            crop_padding=augment.crop_padding,
+            flip=augment.flip,
+            erase_probability=augment.erase_probability,
+            fill=mean,
+        ),
+        learned=functools.partial(
+            learned.augment,
+            operations=tuple(augment.operations),
+            magnitude=augment.magnitude,
+        ),
+        crop_size=augment.crop_size,
         symmetric_kl=config.hyper.symmetric_kl,
         weight_decay=config.task.weight_decay,
     )
-
-
-def _policy_options(augment: ml_collections.ConfigDict) -> dict[str, Any]:
-    num_ops = {
-        "randaugment": augment.rand_num_ops,
-        "randaugment_color": augment.color_num_ops,
-        "uniform_augment": augment.uniform_num_ops,
-    }
-    return {
-        "policy": augment.policy,
-        "table": augment.policy_table,
-        "num_ops": num_ops.get(augment.policy, 0),
-        "magnitude": augment.rand_magnitude,
-    }
 
 
 def _to_float(images: chex.Array) -> chex.Array:

@@ -1,7 +1,6 @@
-"""Losses and predictions of a part of the data."""
+"""Losses, predictions and features of a part of the data."""
 
 from collections.abc import Callable
-from typing import Any
 
 import chex
 import jax
@@ -9,14 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from autodo_jax import metrics
-from autodo_jax.data.batches import plan as pipeline
+from autodo_jax._typing import PyTree
+from autodo_jax.data.batches.batch import IndexedBatch, Points
 from autodo_jax.data.dataset import Dataset
 from autodo_jax.models.network import Network
-from autodo_jax.train.journal import MAX_IN_FLIGHT
+from autodo_jax.train.run_log import MAX_IN_FLIGHT
 from autodo_jax.train.setup import Setup
 from autodo_jax.train.state import TrainState
-
-PyTree = Any
 
 
 def evaluate(
@@ -34,20 +32,20 @@ def start(
     epoch: int,
     features: chex.Array | None = None,
 ) -> list[PyTree]:
-    """Starts to evaluate a part; what it returns is for `finish`, once on the host.
+    """Starts to evaluate a part; the result, once on the host, is for `finish`.
 
     Args:
       setup, state, part, epoch: as `evaluate` takes them.
-      features: of the part's points as `all_features` returns them, if they are known.
+      features: of the part's points, from `compute_features`, if they are known.
     """
-    if not len(getattr(setup.experiment.splits, part).labels):
+    if not len(getattr(setup.data.splits, part).labels):
         return []
-    return _outputs(setup, setup.eval_step, state, part, epoch, features)
+    return _outputs(setup, setup.steps.evaluate, state, part, epoch, features)
 
 
 def finish(setup: Setup, part: str, fetched: list[PyTree]) -> metrics.Evaluation:
     """Returns the evaluation of a part."""
-    labels = getattr(setup.experiment.splits, part).labels
+    labels = getattr(setup.data.splits, part).labels
     if not fetched:
         nothing = np.zeros(0, np.float32)
         return metrics.Evaluation(nothing, labels, nothing, labels)
@@ -57,8 +55,8 @@ def finish(setup: Setup, part: str, fetched: list[PyTree]) -> metrics.Evaluation
     return metrics.Evaluation(losses, predictions, confidences, labels)
 
 
-def features_stay(setup: Setup) -> bool:
-    """True where the features of resident points stay the same in all hyper steps.
+def features_are_constant(setup: Setup) -> bool:
+    """True where the features of resident points are the same in all hyper steps.
 
     Of a user's own module it is not known whether its logits are the head's alone.
     """
@@ -67,42 +65,26 @@ def features_stay(setup: Setup) -> bool:
     return is_known and config.hyper.theta == "head" and not config.data.stream
 
 
-def all_features(setup: Setup, state: TrainState, part: str, epoch: int) -> chex.Array:
+def compute_features(
+    setup: Setup, state: TrainState, part: str, epoch: int
+) -> chex.Array:
     """Returns the inputs of the head for all points of a part, on the devices, [N, D].
 
-    Behind the last point there may be padding.
+    There may be padding after the last point.
     """
-    found = _outputs(setup, setup.features_step, state, part, epoch)
+    found = _outputs(setup, setup.steps.features, state, part, epoch)
     return jnp.concatenate(found) if len(found) > 1 else found[0]
 
 
-def _outputs(
-    setup: Setup,
-    step: Callable,
-    state: TrainState,
-    part: str,
-    epoch: int,
-    features: chex.Array | None = None,
-) -> list[PyTree]:
-    outputs: list[PyTree] = []
-    for (points,) in setup.feed.batches(part, epoch):
-        taken = with_features(points, features)
-        outputs.append(step(state.params, state.batch_stats, taken))
-        jax.block_until_ready(outputs[-MAX_IN_FLIGHT:][0])
-    return outputs
-
-
-def with_features(
-    points: pipeline.Points, features: chex.Array | None
-) -> pipeline.Points:
-    """Lets the points of a step be taken from features, where those are given."""
-    if features is None or not isinstance(points, pipeline.Selection):
+def use_features(points: Points, features: chex.Array | None) -> Points:
+    """Lets a step take its points from features, where those are given."""
+    if features is None or not isinstance(points, IndexedBatch):
         return points
     return points._replace(images=features)
 
 
-def features(setup: Setup, state: TrainState, points: Dataset) -> np.ndarray:
-    """Returns the inputs of the head for a few points, [F, D]; no other process helps.
+def features_of(setup: Setup, state: TrainState, points: Dataset) -> np.ndarray:
+    """Returns the inputs of the head for a few points, [F, D]; in this process alone.
 
     Args:
       setup, state: of the run.
@@ -116,3 +98,19 @@ def features(setup: Setup, state: TrainState, points: Dataset) -> np.ndarray:
         for i in range(0, len(images), size)
     ]
     return np.concatenate(jax.device_get(found)) if found else np.zeros((0, 0))
+
+
+def _outputs(
+    setup: Setup,
+    step: Callable,
+    state: TrainState,
+    part: str,
+    epoch: int,
+    features: chex.Array | None = None,
+) -> list[PyTree]:
+    outputs: list[PyTree] = []
+    for (points,) in setup.feed.batches(part, epoch):
+        points = use_features(points, features)
+        outputs.append(step(state.params, state.batch_stats, points))
+        jax.block_until_ready(outputs[-MAX_IN_FLIGHT:][0])
+    return outputs

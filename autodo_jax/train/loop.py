@@ -1,4 +1,4 @@
-"""Algorithm 1, from a configuration to the files of a workdir."""
+"""Algorithm 1, from its prepared parts to the files of a workdir."""
 
 import contextlib
 import itertools
@@ -8,153 +8,146 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import ml_collections
 import numpy as np
 
+from autodo_jax import config as config_lib
 from autodo_jax import processes
-from autodo_jax.data.dataset import Parts
-from autodo_jax.train import evaluate, progress
-from autodo_jax.train.journal import (
-    MAX_IN_FLIGHT,
-    Journal,
-    Keeper,
-    advice_on_divergence,
-)
-from autodo_jax.train.setup import RunError, Setup, prepare
+from autodo_jax.errors import AutodoError, Interrupted, RunError
+from autodo_jax.train import evaluate
+from autodo_jax.train.checkpoint_schedule import CheckpointSchedule
+from autodo_jax.train.progress import EpochProgress
+from autodo_jax.train.run_log import MAX_IN_FLIGHT, RunLog, divergence_error
+from autodo_jax.train.setup import Setup
 from autodo_jax.train.state import TrainState
 from autodo_jax.train.summary import Finished, finish
 from autodo_jax.train.tensorboard import TensorBoard
-from autodo_jax.workdir.folder import to_json, write_text
+from autodo_jax.workdir import files
 
-AfterStep = Callable[[TrainState, Journal], None]
+AfterStep = Callable[[TrainState, RunLog], None]
+Warn = Callable[[AutodoError], None]
 
 
 def run(
-    config: ml_collections.ConfigDict,
+    setup: Setup,
+    state: TrainState,
     workdir: pathlib.Path,
-    *,
-    parts: Parts | None = None,
-    model: nn.Module | None = None,
-    show: str = "lines",
+    progress: EpochProgress | None = None,
 ) -> Finished:
-    """Trains as configured, writes the workdir, returns what it holds.
+    """Trains as configured, writes the workdir, returns its results.
 
-    A run that was interrupted goes on from its newest checkpoint.
+    A run that was interrupted continues from its newest checkpoint.
 
     Args:
-      config: validated configuration.
-      workdir: existing folder for config.json, metrics.jsonl, checkpoints,
-        TensorBoard's events and, when the run is finished, hyperparams.npz,
-        dataset.csv, report.npz and result.json. Of several processes the first one
-        writes them; all need to see the checkpoints.
-      parts, model: as `setup.prepare` takes them.
-      show: "lines", one an epoch; "bar", of the progress; or "nothing".
+      setup, state: from `setup.prepare`.
+      workdir: existing folder for the files of `workdir.files`. Of several processes
+        the first one writes them; all need to see the checkpoints.
+      progress: shows epochs and warnings; None: nothing is shown.
 
     Raises:
-      DataError: data that is absent or cannot be used.
-      RunError: a batch larger than a part of the data; a loss, gradient or Lambda that
-        is not finite; a linear solve that diverges, where that is to stop the run; a
-        folder for the profile that cannot be made.
-      CheckpointError, WriteError: what cannot be written; a checkpoint that cannot be
-        read.
+      DataError: streamed images that cannot be read.
+      RunError: a loss, gradient or Lambda that is not finite; a linear solve that
+        diverges, where that is to stop the run; a folder for the profile that cannot be
+        made; a checkpoint of other data.
+      CheckpointError, WriteError: files that cannot be written; a checkpoint that
+        cannot be read.
       Interrupted: SIGTERM or SIGINT; the state is saved.
     """
+    config = setup.config
+    if progress is None:
+        progress = EpochProgress(config.epochs, "nothing")
     if processes.is_first():
-        text = config.to_json_best_effort(indent=2) + "\n"
-        write_text(workdir / "config.json", text)
+        files.write_config(workdir, config_lib.to_json(config))
         _make_profile_folder(config.profile)
-    setup, state = prepare(config, parts=parts, model=model)
     with (
         jax.debug_nans(config.debug_nans),
-        progress.EpochProgress(
-            config.epochs, show if processes.is_first() else "nothing"
-        ) as shown,
-        Keeper(config, workdir / "checkpoints", shown.message) as keeper,
+        progress,
+        CheckpointSchedule(
+            config, workdir / files.CHECKPOINTS, progress.message
+        ) as schedule,
         processes.stop_requests() as stop_requested,
         processes.Watchdog(60 * config.watchdog_minutes) as watchdog,
     ):
-        state, journal = keeper.restore(state, setup.experiment.fingerprint())
-        shown.start(journal.epoch)
+        state, log = schedule.restore(state, setup.data.fingerprint())
+        progress.start(log.epoch)
 
         calls = itertools.count(1)
 
-        def after_step(state: TrainState, journal: Journal) -> None:
+        def after_step(state: TrainState, log: RunLog) -> None:
             watchdog.step_ended()
             signum = stop_requested(next(calls))
             if signum:
-                keeper.save(state, journal, and_wait=True)
-                raise processes.Interrupted(
+                schedule.save(state, log, and_wait=True)
+                raise Interrupted(
                     f"stopped by {signal.Signals(signum).name} in epoch "
-                    f"{journal.epoch + 1}, saved; the same command goes on from here",
-                    signum,
+                    f"{log.epoch + 1}, saved",
+                    "<again> continues from here",
+                    signum=signum,
                 )
-            keeper.after_step(state, journal)
+            schedule.after_step(state, log)
 
-        _write_records(workdir, journal)
-        with TensorBoard(workdir, journal.records) as board:
-            while journal.epoch < config.epochs:  # line 2
-                with _profiled(config, setup.plan.start_epoch, journal.epoch):
+        _write_records(workdir, log)
+        with TensorBoard(workdir, log.records) as board:
+            while log.epoch < config.epochs:  # line 2
+                with _profiled(config, setup.plan.start_epoch, log.epoch):
                     state, record = run_epoch(
-                        setup, state, journal, after_step=after_step, warn=shown.message
+                        setup, state, log, after_step=after_step, warn=progress.warn
                     )
-                journal.end_epoch(record)
-                _write_records(workdir, journal)
+                log.end_epoch(record)
+                _write_records(workdir, log)
                 board.add_epoch(record)
-                keeper.after_epoch(state, journal)
-                shown.update(record)
-            keeper.save(state, journal, and_wait=True)
-            return finish(setup, state, journal, workdir, board)
+                schedule.after_epoch(state, log)
+                progress.update(record)
+            schedule.save(state, log, and_wait=True)
+            return finish(setup, state, log, workdir, board)
 
 
 def run_epoch(
     setup: Setup,
     state: TrainState,
-    journal: Journal,
+    log: RunLog,
     *,
-    after_step: AfterStep = lambda state, journal: None,
-    warn: Callable[[str], None] = print,
+    after_step: AfterStep = lambda state, log: None,
+    warn: Warn = print,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """One turn of line 2, or what is left of it.
+    """One iteration of line 2, or the rest of it.
 
     Args:
       setup: of the run.
-      state: before the first step that the journal does not have.
-      journal: notes each step.
+      state: before the first step that the log does not have.
+      log: gets the metrics of each step.
       after_step: called with the new state, after the steps of each dispatch.
       warn: is told of diverging solves.
 
     Returns:
-      The state and the epoch's line of metrics.jsonl.
+      The state, and the epoch's metrics.
 
     Raises:
       RunError: as `run`.
     """
-    start, epoch, learns = time.monotonic(), journal.epoch, False
+    start, epoch, learns = time.monotonic(), log.epoch, False
     waited, features = 0.0, None
     for phase in setup.plan.phases(epoch):
         if phase in ("task", "hyper"):  # lines 3 and 11
             learns = learns or phase == "hyper"
-            if phase == "hyper" and evaluate.features_stay(setup):
-                features = evaluate.all_features(setup, state, "validation", epoch)
-            state, seconds = _run_phase(
-                setup, state, journal, phase, after_step, features
-            )
+            if phase == "hyper" and evaluate.features_are_constant(setup):
+                features = evaluate.compute_features(setup, state, "validation", epoch)
+            state, seconds = _run_phase(setup, state, log, phase, after_step, features)
             waited += seconds
-    jax.block_until_ready(journal.pending)
+    jax.block_until_ready(log.pending)
     trained = time.monotonic() - start
     started = {
         "validation": evaluate.start(setup, state, "validation", epoch, features),
         "test": evaluate.start(setup, state, "test", epoch),
     }
-    history, fetched = journal.fetch(started)
+    history, fetched = log.fetch(started)
     validation, test = (
         evaluate.finish(setup, part, fetched[part]) for part in ("validation", "test")
     )
     values = {"hyper_learning_rate": 0.0} | _mean_values(history["task"])
     if learns:
-        values |= _hyper_values(setup.config.hyper, history["hyper"], epoch, warn)
+        values |= _hyper_values(history["hyper"], epoch, warn)
     num_images = setup.config.batch_size * sum(map(len, history.values()))
     return state, {
         "epoch": epoch + 1,
@@ -170,7 +163,7 @@ def run_epoch(
 
 
 def _make_profile_folder(folder: str) -> None:
-    """Makes the folder before the training that would be lost for want of it."""
+    """Makes the folder before a training that a missing one would end."""
     if not folder:
         return
     try:
@@ -178,7 +171,8 @@ def _make_profile_folder(folder: str) -> None:
     except OSError as error:
         raise RunError(
             f"config.profile is {folder!r}, a folder that cannot be made: "
-            f"{error.strerror}; pass another"
+            f"{error.strerror}",
+            "pass another",
         ) from error
 
 
@@ -197,36 +191,37 @@ def _profiled(
 def _run_phase(
     setup: Setup,
     state: TrainState,
-    journal: Journal,
+    log: RunLog,
     phase: str,
     after_step: AfterStep,
     features: jax.Array | None,
 ) -> tuple[TrainState, float]:
-    """Runs the steps the journal lacks; returns the seconds devices waited for data.
+    """Runs the steps the log lacks; returns the seconds devices waited for data.
 
     `features` of the validation points, in a hyper phase, save their forward passes.
     """
-    step, key = {
-        "task": (setup.task_step, setup.task_key),
-        "hyper": (setup.hyper_step, setup.hyper_key),
-    }[phase]
-    start = journal.num_steps(phase)
-    batches = setup.feed.batches(phase, journal.epoch, start=start)
+    step: Callable
+    if phase == "task":
+        step, key = setup.steps.task, setup.task_key
+    else:
+        step, key = setup.steps.hyper, setup.hyper_key
+    start = log.num_steps(phase)
+    batches = setup.feed.batches(phase, log.epoch, start=start)
     waited = 0.0
     while True:
         before = time.monotonic()
         points = next(batches, None)
         # While an earlier step is under way the devices do not wait.
-        if _is_done(journal.pending[-1:]):
+        if _is_done(log.pending[-1:]):
             waited += time.monotonic() - before
         if points is None:
             return state, waited
         if phase == "hyper":
-            points = points[0], evaluate.with_features(points[1], features)
+            points = points[0], evaluate.use_features(points[1], features)
         state, values = step(state, *points, key)
-        journal.end_steps(phase, values)
-        jax.block_until_ready(journal.pending[-MAX_IN_FLIGHT:][0])
-        after_step(state, journal)
+        log.end_steps(phase, values)
+        jax.block_until_ready(log.pending[-MAX_IN_FLIGHT:][0])
+        after_step(state, log)
 
 
 def _is_done(values: Any) -> bool:
@@ -234,22 +229,19 @@ def _is_done(values: Any) -> bool:
 
 
 def _hyper_values(
-    hyper: ml_collections.ConfigDict,
-    history: Sequence[dict[str, float]],
-    epoch: int,
-    warn: Callable[[str], None],
+    history: Sequence[dict[str, float]], epoch: int, warn: Warn
 ) -> dict[str, float]:
     diverged = [values for values in history if values["diverged"]]
     means = _mean_values(history)
     del means["diverged"]
     means["diverged_steps"] = len(diverged)
     if diverged:
-        used = {"first_term": "replaced by the first term", "keep": "worse than none"}
-        largest = max(values["lambda_max"] for values in diverged)
         warn(
-            f"warning: epoch {epoch + 1}: {len(diverged)} of {len(history)} "
-            f"hypergradients diverge and are {used[hyper.on_divergence]}: "
-            + advice_on_divergence(largest)
+            divergence_error(
+                f"warning: epoch {epoch + 1}: {len(diverged)} of {len(history)} "
+                "hypergradients diverge and are replaced by the first term",
+                max(values["lambda_max"] for values in diverged),
+            )
         )
     return means
 
@@ -266,7 +258,7 @@ def _mean_values(history: Sequence[dict[str, float]]) -> dict[str, float]:
     }
 
 
-def _write_records(folder: pathlib.Path, journal: Journal) -> None:
+def _write_records(workdir: pathlib.Path, log: RunLog) -> None:
     if processes.is_first():
-        lines = [to_json(record) + "\n" for record in journal.records]
-        write_text(folder / "metrics.jsonl", "".join(lines))
+        lines = [files.to_json(record) + "\n" for record in log.records]
+        files.write_text(workdir / files.METRICS, "".join(lines))

@@ -2,17 +2,32 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import tqdm.auto
+
+from autodo_jax.errors import AutodoError
 
 
 class EpochProgress:
     """Context that shows loss, errors and time left after each epoch."""
 
-    def __init__(self, num_epochs: int, show: str):
-        """Args: epochs of the run; "lines", "bar" or "nothing"."""
+    def __init__(
+        self,
+        num_epochs: int,
+        show: str = "lines",
+        word: Callable[[AutodoError], str] = str,
+    ):
+        """Shows nothing yet.
+
+        Args:
+          num_epochs: of the run.
+          show: "lines", one an epoch; "bar"; or "nothing".
+          word: how the front end words warnings, see `errors`.
+        """
         self._num_epochs = num_epochs
+        self._word = word
         self._quiet = show == "nothing"
         self._first = 0
         self._start = time.monotonic()
@@ -28,13 +43,13 @@ class EpochProgress:
             self._bar.close()
 
     def start(self, done: int) -> None:
-        """Begins behind the epochs that an earlier start has done."""
+        """Begins after the epochs that an earlier start has done."""
         self._first, self._start = done, time.monotonic()
         if self._bar is not None:
             self._bar.update(done)
 
     def update(self, record: dict[str, Any]) -> None:
-        """Shows an epoch's line of metrics.jsonl."""
+        """Shows the metrics of an epoch."""
         summary = (
             f"loss {record['train_loss']:.3f}, validation {record['val_error']:.2f} %"
         )
@@ -61,3 +76,7 @@ class EpochProgress:
             self._bar.write(text)
         elif not self._quiet:
             print(text, flush=True)
+
+    def warn(self, warning: AutodoError) -> None:
+        """Shows a warning in the words of the front end."""
+        self.message(self._word(warning))

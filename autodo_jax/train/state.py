@@ -1,6 +1,6 @@
 """Everything a run carries from step to step."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chex
 import flax.linen as nn
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from autodo_jax._typing import PyTree
 from autodo_jax.hyperparams import state as hyperparams
 from autodo_jax.hyperparams.row_rmsprop import (
     RowOptimizer,
@@ -15,7 +16,9 @@ from autodo_jax.hyperparams.row_rmsprop import (
     row_rmsprop,
 )
 
-PyTree = Any
+# Numbers of App. A and of PyTorch's optimizers.
+WARMUP_EPOCHS = 5  # of both schedules; of the second, after E
+RMSPROP_DECAY, RMSPROP_EPS = 0.99, 1e-8  # of the second moment; outside the root
 
 
 class TrainState(NamedTuple):
@@ -39,7 +42,11 @@ class Optimizers(NamedTuple):
 
 
 def cosine_schedule(
-    peak: float, *, epochs: int, warmup_epochs: int, steps_per_epoch: int
+    peak: float,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    warmup_epochs: int = WARMUP_EPOCHS,
 ) -> optax.Schedule:
     """Rises from peak / 10 in `warmup_epochs`, falls as a cosine to peak / 1000."""
     num_steps = max(epochs * steps_per_epoch, 1)
@@ -60,13 +67,11 @@ def create_optimizers(
     task_schedule = cosine_schedule(
         config.task.learning_rate,
         epochs=config.epochs,
-        warmup_epochs=config.task.warmup_epochs,
         steps_per_epoch=steps_per_epoch,
     )
     hyper_schedule = cosine_schedule(
         config.hyper.learning_rate,
         epochs=config.epochs - config.hyper.start_epoch,
-        warmup_epochs=config.hyper.warmup_epochs,
         steps_per_epoch=steps_per_epoch,
     )
     clip_norm = config.task.clip_norm
@@ -75,7 +80,7 @@ def create_optimizers(
         optax.add_decayed_weights(config.task.weight_decay),
         optax.sgd(task_schedule, momentum=config.task.momentum, nesterov=True),
     )
-    hyper = row_rmsprop(config.hyper.decay, config.hyper.eps, config.hyper.max_update)
+    hyper = row_rmsprop(RMSPROP_DECAY, RMSPROP_EPS, config.hyper.max_update)
     return Optimizers(task, task_schedule, hyper, hyper_schedule)
 
 

@@ -1,35 +1,100 @@
-"""The two steps of Algorithm 1 and the evaluation, as pure functions of one device.
+"""The steps of Algorithm 1 and of the evaluation, as pure functions of one device.
 
-Each device has its share of the batch, all parameters, and its block of Lambda's rows.
+Each device has its shard of the batch, all parameters, and its block of Lambda's rows.
 The functions run under `distributed.spmd` or `jax.pmap`, with AXIS bound.
 """
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from jax.sharding import Mesh
 
 from autodo_jax import distributed, losses
-from autodo_jax.data.batches import plan as pipeline
-from autodo_jax.distributed import AXIS
+from autodo_jax._typing import (
+    EvaluationStep,
+    FeaturesStep,
+    HyperStep,
+    Metrics,
+    PyTree,
+    TaskStep,
+)
+from autodo_jax.data.batches.batch import Batch, Points, take
+from autodo_jax.distributed import AXIS, REPLICATED
 from autodo_jax.implicit import solvers, value_and_hypergrad
-from autodo_jax.objective import Objective, split_theta
+from autodo_jax.objective import Objective, Rows, split_theta
 from autodo_jax.train.state import Optimizers, TrainState
 
-Metrics = dict[str, chex.Array]
-
 # Power iterations behind lambda_max. Where theta is all parameters and lambda_max is
-# logged only, a product is dear and a rough value will do.
+# only logged, a product is expensive and a rough value will do.
 _EIGENVALUE_STEPS, _ROUGH_EIGENVALUE_STEPS = 10, 2
 
 
+class Steps(NamedTuple):
+    """The compiled steps of a run."""
+
+    task: TaskStep
+    hyper: HyperStep
+    evaluate: EvaluationStep
+    features: FeaturesStep
+
+
+def compile(
+    objective: Objective,
+    optimizers: Optimizers,
+    hyper: ml_collections.ConfigDict,
+    *,
+    mesh: Mesh,
+    state_specs: TrainState,
+    points_specs: Any,
+) -> Steps:
+    """Returns the steps of a run for all devices of a mesh.
+
+    They compile when they are first called. The task and the hyper step donate the
+    state, and run K steps where the `index` of their points is [K, B].
+
+    Args:
+      objective: the losses.
+      optimizers: of theta and Lambda.
+      hyper: config.hyper.
+      mesh: of the devices.
+      state_specs: PartitionSpecs of a state.
+      points_specs: PartitionSpecs of the points of a step.
+    """
+    spmd = functools.partial(distributed.spmd, mesh=mesh)
+    return Steps(
+        task=spmd(
+            scan_steps(create_task_step(objective, optimizers)),
+            in_specs=(state_specs, points_specs, REPLICATED),
+            out_specs=(state_specs, REPLICATED),
+            donate=(0,),
+        ),
+        hyper=spmd(
+            scan_steps(create_hyper_step(objective, optimizers, hyper)),
+            in_specs=(state_specs, points_specs, points_specs, REPLICATED),
+            out_specs=(state_specs, REPLICATED),
+            donate=(0,),
+        ),
+        evaluate=spmd(
+            create_eval_step(objective),
+            in_specs=(REPLICATED, REPLICATED, points_specs),
+            out_specs=REPLICATED,
+        ),
+        features=spmd(
+            create_features_step(objective),
+            in_specs=(REPLICATED, REPLICATED, points_specs),
+            out_specs=REPLICATED,
+        ),
+    )
+
+
 class HeadSolve(NamedTuple):
-    """What the linear solve of a hyper step reports."""
+    """Report of the linear solve of a hyper step."""
 
     lambda_max: chex.Array  # largest eigenvalue of the Hessian in theta
     step_size: chex.Array  # of the Neumann series; 0 for other solvers
@@ -37,19 +102,22 @@ class HeadSolve(NamedTuple):
 
 
 def _diverges(residual_norm: chex.Array) -> chex.Array:
-    """True of a residual above the one of x = 0, or one that is not finite.
+    """True of a residual above that of x = 0, or one that is not finite.
 
-    A convergent Neumann series never leaves such a one; rounding may.
+    A convergent Neumann series never ends with such a residual, but for rounding.
     """
     return ~(residual_norm <= 1 + 1e-3)
 
 
 def create_solver(hyper: ml_collections.ConfigDict) -> solvers.Solver:
     """Returns the configured solver, which also reports a `HeadSolve`."""
-    is_rough = hyper.theta == "all" and not hyper.auto_step_size
-    num_steps = _ROUGH_EIGENVALUE_STEPS if is_rough else _EIGENVALUE_STEPS
+    num_steps = _EIGENVALUE_STEPS
+    if hyper.auto_step_size:
+        num_steps = solvers.AUTO_NUM_STEPS
+    elif hyper.theta == "all":
+        num_steps = _ROUGH_EIGENVALUE_STEPS
 
-    def solve(matvec, b):
+    def solve(matvec: solvers.Matvec, b: PyTree) -> tuple[PyTree, HeadSolve]:
         lambda_max = solvers.largest_eigenvalue(matvec, b, num_steps=num_steps)
         step_size, diverged = jnp.zeros(()), jnp.zeros((), bool)
         if hyper.solver == "conjugate_gradient":
@@ -59,7 +127,7 @@ def create_solver(hyper: ml_collections.ConfigDict) -> solvers.Solver:
         else:
             step_size = jnp.asarray(hyper.step_size)
             if hyper.auto_step_size:
-                step_size = 1 / jnp.maximum(lambda_max, jnp.finfo(jnp.float32).tiny)
+                step_size = solvers.auto_step_size(lambda_max)
             x = solvers.neumann(hyper.num_terms, step_size)(matvec, b)
             if hyper.on_divergence == "first_term":
                 residual, norm = optax.tree.sub(matvec(x), b), optax.tree.norm(b)
@@ -78,32 +146,32 @@ def point_keys(key: chex.PRNGKey, step: chex.Array, index: chex.Array) -> chex.P
     return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(index)
 
 
-def own_batch(points: pipeline.Points) -> pipeline.Batch:
-    """Returns this device's share of the points of a step.
+def local_batch(points: Points) -> Batch:
+    """Returns this device's shard of the points of a step.
 
     Args:
-      points: `index` of all points of the step, [B]; of a `Batch` this device's share
+      points: `index` of all points of the step, [B]; of a `Batch` this device's shard
         of images and labels.
     """
-    index = distributed.own_part(points.index)
-    if isinstance(points, pipeline.Batch):
+    index = distributed.local_shard(points.index)
+    if isinstance(points, Batch):
         return points._replace(index=index)
-    return pipeline.take(points.images, points.labels, index)
+    return take(points.images, points.labels, index)
 
 
-def several(step: Callable) -> Callable:
-    """Lets a step also be several: K of them where the `index` of its points is [K, B].
+def scan_steps(step: Callable) -> Callable:
+    """Runs K steps in one `lax.scan` where the `index` of the points is [K, B].
 
     They are one program, without the host in between; metrics then are [K].
     """
 
     @functools.wraps(step)
-    def steps(state: TrainState, *operands) -> tuple[TrainState, Metrics]:
+    def steps(state: TrainState, *operands: Any) -> tuple[TrainState, Metrics]:
         *points, key = operands
         if points[0].index.ndim == 1:
             return step(state, *operands)
 
-        def one(state, indices):
+        def one(state: TrainState, indices: list[chex.Array]) -> tuple:
             chosen = map(lambda p, index: p._replace(index=index), points, indices)
             return step(state, *chosen, key)
 
@@ -112,14 +180,16 @@ def several(step: Callable) -> Callable:
     return steps
 
 
-def create_task_step(objective: Objective, optimizers: Optimizers) -> Callable:
+def create_task_step(
+    objective: Objective, optimizers: Optimizers
+) -> TaskStep[TrainState, Points]:
     """Returns `(state, points, key) -> (state, metrics)`: lines 4-9."""
 
     def task_step(
-        state: TrainState, points: pipeline.Points, key: chex.PRNGKey
+        state: TrainState, points: Points, key: chex.PRNGKey
     ) -> tuple[TrainState, Metrics]:
-        batch = own_batch(points)  # line 4
-        rows = distributed.own_rows(state.tables, points.index)
+        batch = local_batch(points)  # line 4
+        rows = distributed.gather_local_rows(state.tables, points.index)
         keys = point_keys(key, state.step, batch.index)
         (loss, batch_stats), grads = jax.value_and_grad(  # lines 5-8
             objective.task_loss, has_aux=True
@@ -146,28 +216,29 @@ def create_task_step(objective: Objective, optimizers: Optimizers) -> Callable:
 
 def create_hyper_step(
     objective: Objective, optimizers: Optimizers, hyper: ml_collections.ConfigDict
-) -> Callable:
-    """Returns `(state, points, validation_points, key) -> (state, metrics)`, lines
-    12-19.
+) -> HyperStep[TrainState, Points]:
+    """Returns `(state, points, validation_points, key) -> (state, metrics)`.
+
+    Lines 12-19.
     """
     solver = create_solver(hyper)
 
-    def inner_loss(theta, rows, *args):
+    def inner_loss(theta: PyTree, rows: Rows, *args: Any) -> chex.Array:
         # Of all rows, which are the same everywhere, so that their gradient can be
         # averaged over the devices as any other.
-        own = jax.tree.map(distributed.own_part, rows)
-        return objective.inner_loss(theta, own, *args)
+        local_rows = jax.tree.map(distributed.local_shard, rows)
+        return objective.inner_loss(theta, local_rows, *args)
 
     def hyper_step(
         state: TrainState,
-        points: pipeline.Points,
-        validation_points: pipeline.Points,
+        points: Points,
+        validation_points: Points,
         key: chex.PRNGKey,
     ) -> tuple[TrainState, Metrics]:
-        batch = own_batch(points)  # line 12
-        validation_batch = own_batch(validation_points)  # line 13
+        batch = local_batch(points)  # line 12
+        validation_batch = local_batch(validation_points)  # line 13
         # The gradient is taken in the gathered rows, never in the N x K table.
-        rows = distributed.all_rows(state.tables, points.index)
+        rows = distributed.gather_rows(state.tables, points.index)
         count = state.hyper_optimizer_state.count
         keys = point_keys(key, count, batch.index)
         theta, others = split_theta(state.params, hyper.theta)
@@ -195,7 +266,7 @@ def create_hyper_step(
         )
         solve = info.solver_info
         diverged = solve.diverged
-        if hyper.solver == "neumann" and hyper.on_divergence != "first_term":
+        if hyper.solver == "neumann" and hyper.on_divergence == "stop":
             diverged = _diverges(info.residual_norm)
         state = state._replace(
             tables=tables, hyper_optimizer_state=hyper_optimizer_state
@@ -216,28 +287,32 @@ def create_hyper_step(
     return hyper_step
 
 
-def create_eval_step(objective: Objective) -> Callable:
+def create_eval_step(objective: Objective) -> EvaluationStep[Points]:
     """Returns `(params, batch_stats, points) -> (losses, predictions, confidences)`.
 
     Each is [B]; a confidence is the probability of the predicted class.
     """
 
-    def eval_step(params, batch_stats, points: pipeline.Points):
-        batch = own_batch(points)
+    def eval_step(
+        params: PyTree, batch_stats: PyTree, points: Points
+    ) -> tuple[chex.Array, ...]:
+        batch = local_batch(points)
         logits = objective.predict(params, batch_stats, batch.image)
         point_losses = losses.cross_entropy(logits, batch.label)
         confidences = jnp.max(jax.nn.softmax(logits), axis=-1)
         outputs = (point_losses, jnp.argmax(logits, -1), confidences)
-        return jax.tree.map(distributed.all_parts, outputs)
+        return jax.tree.map(distributed.all_gather, outputs)
 
     return eval_step
 
 
-def create_features_step(objective: Objective) -> Callable:
+def create_features_step(objective: Objective) -> FeaturesStep[Points]:
     """Returns `(params, batch_stats, points) -> features [B, D]`."""
 
-    def features_step(params, batch_stats, points: pipeline.Points):
-        images = own_batch(points).image
-        return distributed.all_parts(objective.features(params, batch_stats, images))
+    def features_step(
+        params: PyTree, batch_stats: PyTree, points: Points
+    ) -> chex.Array:
+        images = local_batch(points).image
+        return distributed.all_gather(objective.features(params, batch_stats, images))
 
     return features_step

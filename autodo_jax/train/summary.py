@@ -1,4 +1,4 @@
-"""What a finished run leaves: results, dataset.csv, what its report shows."""
+"""The results of a finished run, and the files that hold them."""
 
 import functools
 import pathlib
@@ -14,15 +14,14 @@ import scipy.special
 from autodo_jax import metrics, processes
 from autodo_jax.augment import learned
 from autodo_jax.hyperparams import state as hyperparams
-from autodo_jax.train.evaluate import evaluate, features
-from autodo_jax.train.journal import Journal
+from autodo_jax.train.evaluate import evaluate, features_of
+from autodo_jax.train.run_log import RunLog
 from autodo_jax.train.setup import Setup
 from autodo_jax.train.state import TrainState
 from autodo_jax.train.tensorboard import TensorBoard
-from autodo_jax.workdir import dataset_report, report_data
-from autodo_jax.workdir.folder import to_json, write, write_text
+from autodo_jax.workdir import dataset_report, files, report_data
 
-# What report.html shows: of the suspects, of each one's augmentation, of the test set.
+# In the report: suspects, draws of the augmentation of each, test points.
 _NUM_SUSPECTS, _NUM_DRAWS, _NUM_FEATURES = 32, 3, 1000
 _THUMBNAIL = 96  # pixels, at most
 
@@ -32,22 +31,22 @@ class Finished(NamedTuple):
 
     setup: Setup
     state: TrainState
-    result: dict[str, Any]  # the content of result.json
+    result: dict[str, Any]  # test_error, val_error, ...
     report: dataset_report.DatasetReport
 
 
 def finish(
     setup: Setup,
     state: TrainState,
-    journal: Journal,
-    folder: pathlib.Path,
+    log: RunLog,
+    workdir: pathlib.Path,
     board: TensorBoard,
 ) -> Finished:
-    """Evaluates the last state and writes what the workdir of a finished run holds.
+    """Evaluates the last state and writes the files of a finished run.
 
     Args:
-      setup, state, journal: of the run, behind its last epoch.
-      folder: the workdir.
+      setup, state, log: of the run, after its last epoch.
+      workdir: its folder.
       board: of TensorBoard.
 
     Raises:
@@ -59,47 +58,46 @@ def finish(
     }
     train = evaluate(setup, state, "train", config.epochs)
     test = evaluate(setup, state, "test", config.epochs)
-    result = summarize(setup, tables, train, test, journal.records)
+    result = summarize(setup, train, test, log.records)
     report = describe(setup, tables, train)
-    result |= {"seconds": journal.seconds()}
+    result |= {"seconds": log.seconds()}
     if processes.is_first():
         shown = _report_data(setup, state, tables, report, test)
-        write(
-            folder / dataset_report.NAME,
+        files.write(
+            workdir / files.DATASET,
             lambda file: dataset_report.write_csv(file, report),
         )
         if dataset_report.has_parquet():
-            write(
-                folder / dataset_report.PARQUET_NAME,
+            files.write(
+                workdir / files.DATASET_PARQUET,
                 lambda file: dataset_report.write_parquet(file, report),
             )
-        write(
-            folder / report_data.NAME,
+        files.write(
+            workdir / files.REPORT_DATA,
             lambda file: report_data.write_npz(file, shown),
         )
         board.add_result(config.epochs, report, shown)
-        write(folder / "hyperparams.npz", lambda file: np.savez(file, **tables))
-        write_text(folder / "result.json", to_json(result, indent=2) + "\n")
+        files.write(workdir / files.HYPERPARAMS, lambda file: np.savez(file, **tables))
+        text = files.to_json(result, indent=2) + "\n"
+        files.write_text(workdir / files.RESULT, text)
     processes.wait_for_all("the result is written")
     return Finished(setup, state, result, report)
 
 
 def summarize(
     setup: Setup,
-    tables: hyperparams.Tables,
     train: metrics.Evaluation,
     test: metrics.Evaluation,
     records: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
-    """The content of result.json, but for the seconds: final epoch, no selection.
+    """Returns the result but for the seconds: of the final epoch, without selection.
 
     Args:
       setup: of the finished run.
-      tables: Lambda on the host, without padding.
       train, test: evaluations of the two sets.
-      records: the lines of metrics.jsonl.
+      records: metrics of the epochs.
     """
-    config, experiment = setup.config, setup.experiment
+    config, data = setup.config, setup.data
     num_points = setup.plan.num_points
     result = {
         "method": config.method,
@@ -113,25 +111,25 @@ def summarize(
         "num_val": num_points["validation"],
         "num_test": num_points["test"],
         "test_error": test.error,
-        "class_error": test.class_error(experiment.num_classes),
+        "class_error": test.class_error(data.num_classes),
         "val_error": records[-1]["val_error"],
         "best_val_epoch": min(records, key=lambda record: record["val_error"])["epoch"],
     }
-    auroc = metrics.noise_auroc(train.noise_score, experiment.is_flipped)
+    auroc = metrics.noise_auroc(train.noise_score, data.is_flipped)
     return result if auroc is None else result | {"noise_auroc": auroc}
 
 
 def describe(
     setup: Setup, tables: hyperparams.Tables, train: metrics.Evaluation
 ) -> dataset_report.DatasetReport:
-    """Returns what the run has learned of each train point.
+    """Returns the report on each train point.
 
     Args:
       setup: of the finished run.
       tables: Lambda on the host, without padding.
       train: evaluation of the train set.
     """
-    points, augment = setup.experiment.splits.train, setup.config.augment
+    points, augment = setup.data.splits.train, setup.config.augment
     gate: dict[str, np.ndarray] = {}
     magnitude: dict[str, np.ndarray] = {}
     if "gate" in tables:
@@ -210,9 +208,9 @@ def _report_data(
 ) -> report_data.ReportData:
     rng = np.random.default_rng(setup.config.seed)
     index = np.sort(rng.permutation(len(test.labels))[:_NUM_FEATURES])
-    _, _, test_points = setup.experiment.splits
+    _, _, test_points = setup.data.splits
     suspects = np.argsort(-report.noise_score, kind="stable")[:_NUM_SUSPECTS]
-    points = setup.experiment.splits.train
+    points = setup.data.splits.train
     images = points.take(suspects).pixels()
     augmented = np.zeros((len(images), 0, *images.shape[1:]), np.uint8)
     if "gate" in tables:
@@ -222,8 +220,8 @@ def _report_data(
         augmented = augmented_images(
             setup.config, images, gate, magnitude, num_draws=_NUM_DRAWS
         )
-    with np.errstate(over="ignore"):  # What is beyond it is not drawn.
-        inputs = features(setup, state, test_points.take(index)).astype(np.float16)
+    with np.errstate(over="ignore"):  # Values beyond its range are not drawn.
+        inputs = features_of(setup, state, test_points.take(index)).astype(np.float16)
     return report_data.ReportData(
         class_names=np.asarray(points.class_names),
         test_labels=test.labels,

@@ -12,8 +12,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 
 from autodo_jax import processes
+from autodo_jax.workdir import files
 from autodo_jax.workdir.dataset_report import DatasetReport
-from autodo_jax.workdir.folder import WriteError
 from autodo_jax.workdir.report_data import ReportData
 
 _BINS = 50
@@ -26,11 +26,11 @@ class TensorBoard:
     """
 
     def __init__(self, folder: pathlib.Path, records: Sequence[dict[str, Any]]):
-        """Writes a new file in place of what an earlier start has left.
+        """Writes a new file in place of that of an earlier start.
 
         Args:
           folder: the workdir.
-          records: the lines of metrics.jsonl so far.
+          records: metrics of the epochs so far.
 
         Raises:
           WriteError: as all methods, the file cannot be written.
@@ -39,7 +39,7 @@ class TensorBoard:
         self._writer: Any = None
         if processes.is_first():
             with self._explained():
-                for path in folder.glob("events.out.tfevents.*"):
+                for path in folder.glob(files.EVENTS.name):
                     path.unlink()
                 self._writer = EventsWriter(str(folder / "events"))
         for record in records:
@@ -50,12 +50,12 @@ class TensorBoard:
 
     def __exit__(self, error_type: Any, *_: Any) -> None:
         if self._writer is not None:
-            # An error of whatever kind is not to be hidden by another.
+            # No other error must be hidden by this one.
             with contextlib.suppress(OSError) if error_type else self._explained():
                 self._writer.close()
 
     def add_epoch(self, record: dict[str, Any]) -> None:
-        """Adds an epoch's line of metrics.jsonl."""
+        """Adds the metrics of an epoch."""
         self._add(
             record["epoch"],
             [
@@ -96,8 +96,5 @@ class TensorBoard:
         try:
             yield
         except OSError as error:
-            raise WriteError(
-                f"cannot write TensorBoard's events in {self._folder}: "
-                f"{error.strerror or error}; mend the cause and run the same command "
-                "again"
-            ) from error
+            what = f"TensorBoard's events in {self._folder}"
+            raise files.write_error(what, error) from error
