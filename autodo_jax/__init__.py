@@ -35,6 +35,7 @@ Symbols:
 
 from typing import TYPE_CHECKING, Any
 
+from autodo_jax.errors import RunError
 from autodo_jax.implicit import (
     HypergradInfo,
     curvature,
@@ -49,7 +50,7 @@ from autodo_jax.version import __version__
 from autodo_jax.workdir.dataset_report import DatasetReport, load_dataset_report
 
 if TYPE_CHECKING:
-    from autodo_jax.api import OptimizedDataset, RunError, config_for, optimize_dataset
+    from autodo_jax.api import OptimizedDataset, config_for, optimize_dataset
 
 __all__ = [
     "DatasetReport",
@@ -71,8 +72,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what trains only where it is asked for: it takes seconds."""
-    if name in ("OptimizedDataset", "RunError", "config_for", "optimize_dataset"):
+    """Imports the modules that train on first use: they take seconds."""
+    if name in ("OptimizedDataset", "config_for", "optimize_dataset"):
         from autodo_jax import api
 
         return getattr(api, name)

@@ -16,14 +16,23 @@ import ml_collections
 import numpy as np
 
 from autodo_jax import config as config_lib
-from autodo_jax import processes
-from autodo_jax.data.dataset import Parts
+from autodo_jax._typing import PyTree
+from autodo_jax.data.dataset import SourceSplits
 from autodo_jax.data.sources import arrays
 from autodo_jax.distributed import AXIS
+from autodo_jax.errors import (
+    ConfigError,
+    DataError,
+    Interrupted,
+    ModelError,
+    RunError,
+    WorkdirError,
+)
 from autodo_jax.report import page
 from autodo_jax.train import loop
-from autodo_jax.train.setup import RunError
-from autodo_jax.workdir import folder as workdirs
+from autodo_jax.train.progress import EpochProgress
+from autodo_jax.train.setup import prepare
+from autodo_jax.workdir import folder
 from autodo_jax.workdir.dataset_report import DatasetReport
 
 __all__ = ["OptimizedDataset", "RunError", "config_for", "optimize_dataset"]
@@ -34,7 +43,7 @@ _SMALL = 64  # pixels; larger images get a residual network
 class OptimizedDataset(NamedTuple):
     """What `optimize_dataset` has learned."""
 
-    # As result.json: test_error, val_error, class_error (percent), ...
+    # test_error, val_error, class_error (percent), ...
     result: dict[str, Any]
     report: DatasetReport  # of each train point
     model: nn.Module  # the network
@@ -72,61 +81,56 @@ def optimize_dataset(
       config: as the files in configs/ make it; None for `config_for(train)`. Its
         distortions are applied; where points come from and how they are split is not
         read.
-      workdir: folder for what a run leaves, its report.html among it; where an
-        interrupted run goes on, and a finished one is read. None: nothing stays.
+      workdir: folder for the files of the run, its report among them. An interrupted
+        run continues there, and a finished one is read. None: nothing is kept.
       progress: shows a bar.
 
     Raises:
       ValueError: arrays, a configuration, a model or a workdir that cannot be used.
-      RunError: training cannot start or go on: a batch larger than a set, points that
-        are not those of the workdir, numbers that are not finite.
+      RunError: training cannot start or continue: a batch larger than a set, points
+        that are not those of the workdir, numbers that are not finite.
       OSError: a workdir that cannot be written.
       KeyboardInterrupt: Ctrl-C; what was done so far is saved in the workdir.
     """
-    parts = arrays.to_parts(train, validation, test)
-    config = _config(config_for(train) if config is None else config, parts)
+    splits = arrays.to_splits(train, validation, test)
+    config = _config(config_for(train) if config is None else config, splits)
     if model is not None:
-        config.model.module = _checked_model(model, parts, config)
-    with _folder(workdir, config) as folder:
+        config.model.module = fingerprint(model, validate_model(model, splits, config))
+    progress_bar = EpochProgress(config.epochs, "bar" if progress else "nothing")
+    with _opened(workdir, config) as path:
         try:
-            finished = loop.run(
-                config,
-                folder,
-                parts=parts,
-                model=model,
-                show="bar" if progress else "nothing",
-            )
-        except processes.Interrupted as error:
+            setup, state = prepare(config, splits=splits, model=model)
+            finished = loop.run(setup, state, path, progress_bar)
+        except Interrupted as error:
             raise KeyboardInterrupt("" if workdir is None else str(error)) from error
         if workdir is not None:
-            page.write_page(folder)
+            page.write_page(path)
     state = jax.device_get(finished.state)
-    objective = finished.setup.objective
     predict = functools.partial(
         _predict,
-        jax.jit(objective.predict),
+        jax.jit(setup.objective.predict),
         state.params,
         state.batch_stats,
-        parts.train.images.shape[1:],
+        splits.train.images.shape[1:],
         config.eval_batch_size,
     )
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     return OptimizedDataset(
-        finished.result, finished.report, objective.model, variables, predict
+        finished.result, finished.report, setup.objective.model, variables, predict
     )
 
 
 def _predict(
     logits: Callable,
-    params: Any,
-    batch_stats: Any,
+    params: PyTree,
+    batch_stats: PyTree,
     shape: tuple[int, ...],
     batch_size: int,
     images: Any,
 ) -> np.ndarray:
     pixels = arrays.to_images("given", images)
     if pixels.shape[1:] != shape:
-        raise ValueError(
+        raise DataError(
             f"the given images have shape {pixels.shape[1:]} each, expected {shape} as "
             "those of the train set"
         )
@@ -171,11 +175,11 @@ def config_for(train: arrays.Arrays) -> ml_collections.ConfigDict:
 
 
 def _config(
-    given: ml_collections.ConfigDict, parts: Parts
+    given: ml_collections.ConfigDict, splits: SourceSplits
 ) -> ml_collections.ConfigDict:
-    """Returns a checked copy, for points that are at hand."""
+    """Returns a checked copy, for points in memory."""
     if not isinstance(given, ml_collections.ConfigDict):
-        raise ValueError(
+        raise ConfigError(
             f"`config` is a {type(given).__name__}, expected a ConfigDict, as the "
             "files in configs/ and config_for make it"
         )
@@ -183,88 +187,105 @@ def _config(
     config_lib.check_fields(config)
     config.data.source = "arrays"
     config_lib.validate(config)
-    data, size = config.data, parts.train.images.shape[1:3]
+    data, size = config.data, splits.train.images.shape[1:3]
     if data.image_size and tuple(data.image_size) != size:
-        raise ValueError(
+        raise ConfigError(
             f"config.data.image_size is {tuple(data.image_size)}, but arrays are taken "
-            f"as they are, {size}; resize them, or set it to ()"
+            f"as they are, {size}",
+            "resize them",
+            "set it to ()",
         )
     for name in ("max_train_points", "max_test_points"):
         if data[name]:
-            raise ValueError(
+            raise ConfigError(
                 f"config.data.{name} is {data[name]}, but all points of arrays are "
-                "taken; leave some out, or set it to 0"
+                "taken",
+                "leave some out",
+                "set it to 0",
             )
-    test = parts.test
+    test = splits.test
     if data.outer_set == "test" and (test is None or not len(test.labels)):
-        raise ValueError("config.data.outer_set is 'test', but there is no test set")
+        raise ConfigError("config.data.outer_set is 'test', but there is no test set")
     return config
 
 
 @contextlib.contextmanager
-def _folder(
+def _opened(
     workdir: str | pathlib.Path | None, config: ml_collections.ConfigDict
 ) -> Iterator[pathlib.Path]:
-    """Context of a folder that is this run's alone."""
+    """Context of a folder that is this run's alone; of a temporary one for None."""
     with contextlib.ExitStack() as stack:
         if workdir is None:
             workdir = stack.enter_context(tempfile.TemporaryDirectory())
         try:
-            folder = pathlib.Path(workdir).expanduser()
+            path = pathlib.Path(workdir).expanduser()
         except TypeError as error:
-            raise ValueError(f"`workdir` is {workdir!r}, expected a path") from error
-        try:
-            stack.enter_context(workdirs.locked(folder))
-            workdirs.is_finished(folder, config, overwrite=False)
-            workdirs.prepare(folder, overwrite=False)
-        except workdirs.WorkdirError as error:
-            reason = str(error).partition("; pass another --workdir")[0]
-            raise ValueError(f"{reason}; pass another `workdir`") from error
-        yield folder
+            raise WorkdirError(f"`workdir` is {workdir!r}, expected a path") from error
+        stack.enter_context(folder.opened(path, config))
+        yield path
 
 
-def _checked_model(
-    model: nn.Module, parts: Parts, config: ml_collections.ConfigDict
-) -> str:
-    """Refuses a network that does not keep the contract of `optimize_dataset`.
+def validate_model(
+    model: nn.Module, splits: SourceSplits, config: ml_collections.ConfigDict
+) -> PyTree:
+    """Refuses a network that does not fulfil the contract of `optimize_dataset`.
 
-    Returns what tells it from other networks, in this process and in later ones.
+    Args:
+      model: a user's network.
+      splits: the points it is for.
+      config: of the run.
+
+    Returns:
+      The shapes of its variables.
+
+    Raises:
+      ModelError: says which part of the contract does not hold.
     """
-    num_classes = len(parts.train.class_names)
-    height, width, channels = parts.train.images.shape[1:]
+    num_classes = len(splits.train.class_names)
+    height, width, channels = splits.train.images.shape[1:]
     if config.augment.crop_size:
         height = width = config.augment.crop_size
     images = jnp.zeros((2, height, width, channels))
     if not callable(getattr(model, "features", None)):
-        raise ValueError(
+        raise ModelError(
             "`model` has no method features(images, *, train), the inputs of its head"
         )
     try:
         variables, logits, features = jax.eval_shape(_trial(model), images)
     except Exception as error:  # Whatever the user's code raises.
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(
+        raise ModelError(
             f"`model` cannot be applied to images {images.shape}: "
             f"{type(error).__name__}: {reason}"
         ) from error
     others = variables.keys() - {"params", "batch_stats"}
     if others:
-        raise ValueError(
+        raise ModelError(
             f"`model` has variables of the kind {', '.join(sorted(others))}; expected "
             '"params" and "batch_stats" alone'
         )
     if set(variables["params"].get("head", ())) - {"bias"} != {"kernel"}:
-        raise ValueError(
+        raise ModelError(
             "`model` has no nn.Dense named `head` at its top level, the theta of Eq. 5 "
             f"(its parts are {', '.join(sorted(variables['params']))})"
         )
     kernel = variables["params"]["head"]["kernel"].shape
     if logits.shape != (2, num_classes) or features.shape != (2, kernel[0]):
-        raise ValueError(
+        raise ModelError(
             f"`model` maps images {images.shape} to {logits.shape} and features "
             f"{features.shape}, expected (2, {num_classes}), for the classes of the "
             f"labels, and (2, {kernel[0]}), for its head"
         )
+    return variables
+
+
+def fingerprint(model: nn.Module, variables: PyTree) -> str:
+    """Returns a name that is the same for the same network in later processes.
+
+    Args:
+      model: a network.
+      variables: its variables, or their shapes.
+    """
     without_addresses = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
     shapes = jax.tree.map(lambda leaf: leaf.shape, variables)
     digest = hashlib.sha256(f"{without_addresses} {shapes}".encode()).hexdigest()
@@ -272,11 +293,11 @@ def _checked_model(
 
 
 def _trial(model: nn.Module) -> Callable:
-    def train(params, others, images):
+    def train(params: PyTree, others: dict[str, PyTree], images: jax.Array) -> PyTree:
         variables = {"params": params, **others}
         return model.apply(variables, images, train=True, mutable=list(others))
 
-    def apply(images):
+    def apply(images: jax.Array) -> tuple[PyTree, Any, Any]:
         variables = model.init(jax.random.key(0), images, train=False)
         logits = model.apply(variables, images, train=False)
         features = model.apply(variables, images, train=False, method="features")

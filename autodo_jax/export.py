@@ -15,9 +15,10 @@ from collections.abc import Sequence
 
 import tqdm
 
-from autodo_jax import config as config_lib
 from autodo_jax.data.sources import folder
+from autodo_jax.errors import ExportError, for_command_line
 from autodo_jax.workdir.dataset_report import load_dataset_report
+from autodo_jax.workdir.run import load_config
 
 SUSPECTS = ("drop", "relabel")
 
@@ -43,28 +44,30 @@ def export(
       How many images were "kept", "relabelled" and "dropped".
 
     Raises:
-      ValueError: a run on other data, with changed labels or unfinished; a target in
-        use; a threshold out of range or one that leaves a class without a train image.
+      ExportError: a run on other data or with changed labels; a target in use; a
+        threshold out of range or one that leaves a class without a train image.
+      RunFilesError: an unfinished run, or files that cannot be read.
       DataError: the images are no longer there.
       OSError: the target cannot be written.
     """
     if not 0 <= threshold <= 1:
-        raise ValueError(f"the threshold is {threshold}, expected a number in [0, 1]")
+        raise ExportError(f"the threshold is {threshold}, expected a number in [0, 1]")
     report = load_dataset_report(workdir)
-    data = config_lib.load(workdir / "config.json").data
+    data = load_config(workdir).data
     root = pathlib.Path(data.data_dir).expanduser().absolute()
     if data.source != "folder":
-        raise ValueError(
-            f"{workdir} was trained on {data.source}; only image folders and "
+        raise ExportError(
+            f"{workdir} was trained on {data.source}, but only image folders and "
             "archives (configs/folder.py) are exported"
         )
     if data.noise_ratio:
-        raise ValueError(
-            f"{workdir} was trained with labels changed by config.data.noise_ratio; "
-            "its suspects are those, not the folder's: train without"
+        raise ExportError(
+            f"{workdir} was trained with labels changed by config.data.noise_ratio: "
+            "its suspects are those, not the folder's",
+            "train without",
         )
     if target.exists() and any(target.iterdir()):
-        raise ValueError(f"{target} is not empty; pass a new folder")
+        raise ExportError(f"{target} is not empty", "pass a new folder")
     columns = (report.id, report.suggested_label, report.noise_score)
     new_label = {
         name: suggested
@@ -86,9 +89,9 @@ def export(
         left = {wanted for _, part, _, wanted in moves if part == "train"}
         lost = sorted(members["train"].keys() - left)
         if lost:
-            raise ValueError(
-                f"the class {lost[0]!r} would have no train image left; raise the "
-                "threshold"
+            raise ExportError(
+                f"the class {lost[0]!r} would have no train image left",
+                "raise <threshold>",
             )
         is_quiet = not sys.stderr.isatty()
         for name, part, label, wanted in tqdm.tqdm(
@@ -130,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             copy=arguments.copy,
         )
     except (ValueError, OSError) as error:
-        print(f"autodo_jax.export: {error}", file=sys.stderr)
+        print(f"autodo_jax.export: {for_command_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     print(
         f"{arguments.to}: {counts['kept']} images kept, {counts['relabelled']} "

@@ -15,19 +15,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from autodo_jax.data.dataset import Dataset, Parts
+from autodo_jax.data.dataset import Dataset, SourceSplits
 
 # The command line as a program of `python -c`, and what to put before it so that it
 # prints "stepped" when the first step has ended.
 MAIN = "import sys; from autodo_jax import main; sys.exit(main.main(sys.argv))"
 SAYS_ITS_FIRST_STEP = """
 from autodo_jax.train import journal
-end_steps = journal.Journal.end_steps
+end_steps = journal.RunLog.end_steps
 def first(self, phase, values):
     print("stepped", flush=True)
-    journal.Journal.end_steps = end_steps
+    journal.RunLog.end_steps = end_steps
     end_steps(self, phase, values)
-journal.Journal.end_steps = first
+journal.RunLog.end_steps = first
 """
 _PEERS = ("torch", "kornia", "dm-pix")
 
@@ -95,7 +95,7 @@ def peaks(repeats: int = 9) -> dict[str, float]:
 
 def random_parts(
     num_points: int, size: int, *, channels: int = 3, num_classes: int = 10
-) -> Parts:
+) -> SourceSplits:
     """Random pixels and labels; validation and test sets of at most 1,000 points."""
     rng = np.random.default_rng(0)
 
@@ -109,7 +109,7 @@ def random_parts(
         )
 
     evaluated = max(min(num_points, 1000), num_classes)
-    return Parts(dataset(num_points), dataset(evaluated), dataset(evaluated))
+    return SourceSplits(dataset(num_points), dataset(evaluated), dataset(evaluated))
 
 
 def num_cores() -> int:

@@ -51,7 +51,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import autodo_jax
-from autodo_jax.data import run_data as experiments
+from autodo_jax.data import run_data
 from autodo_jax.train import loop
 
 NOISES = {"uniform 10 %": ("uniform", 0.1), "uniform 40 %": ("uniform", 0.4)}
@@ -119,7 +119,7 @@ def run_ours(config: ml_collections.ConfigDict) -> dict[str, Scored]:
 
 
 def run_others(
-    points: experiments.Experiment,
+    points: run_data.RunData,
     fit_network: Callable[[Arrays], Callable[[np.ndarray], np.ndarray]],
 ) -> dict[str, Scored]:
     """Scores by every peer, without and with the validation set."""
@@ -229,7 +229,7 @@ def run(data_dir: str | None, noise: str, seed: int) -> dict[str, dict[str, floa
     for method in ("autodo_s", "autodo"):
         rows |= run_ours(configured(method))
     baseline = configured("baseline")
-    points = experiments.load(baseline)
+    points = run_data.load(baseline)
     # The points are chosen, and their labels wrong, already.
     baseline.data.max_train_points = baseline.data.max_test_points = 0
     baseline.data.noise_ratio = 0.0

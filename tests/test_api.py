@@ -284,7 +284,7 @@ def test_a_workdir_of_another_network_is_refused(digits, tmp_path, model):
 
 
 def test_networks_have_names_that_last(digits):
-    parts = arrays.to_parts(*digits)
+    parts = arrays.to_splits(*digits)
     names = [
         api._checked_model(model, parts, tiny_config("autodo_s"))
         for model in (
@@ -298,7 +298,7 @@ def test_networks_have_names_that_last(digits):
     code = (
         "from tests.test_api import *; config = tiny_config('autodo_s');"
         "point = np.zeros((10, 8, 8)), np.arange(10);"
-        "print(api._checked_model(Perceptron(), arrays.to_parts(point, point), config))"
+        "print(fingerprint_of(Perceptron(), point, config))"
     )
     other = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

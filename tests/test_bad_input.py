@@ -14,8 +14,8 @@ from PIL import Image
 
 from autodo_jax import main
 from autodo_jax.data import sources
-from autodo_jax.data.dataset import Dataset, Parts
-from autodo_jax.data.images import archive_files as readers
+from autodo_jax.data.dataset import Dataset, SourceSplits
+from autodo_jax.data.images import archive_files
 from tests.test_main import DIGITS, ROOT, TINY
 
 # Name -> what makes the flags from the workdir and patches, and the expected text.
@@ -248,7 +248,7 @@ def _(path, monkeypatch):
 
 @case("a file that fills memory", "train/cat/0.png has more than 1,000 bytes")
 def _(path, monkeypatch):
-    monkeypatch.setattr(readers, "MAX_BYTES", 1000)
+    monkeypatch.setattr(archive_files, "MAX_BYTES", 1000)
     root = tree(path)
     (root / "train/cat/0.png").write_bytes(bytes(1001))
     return folder_flags(root)
@@ -344,7 +344,7 @@ def test_a_link_out_of_an_archive_leads_nowhere(kind, stream, tmp_path, capsys):
 
 @case("a member that fills memory", "train/cat/0.png has more than 1,000 bytes")
 def _(path, monkeypatch):
-    monkeypatch.setattr(readers, "MAX_BYTES", 1000)
+    monkeypatch.setattr(archive_files, "MAX_BYTES", 1000)
     root = tree(path)
     (root / "train/cat/0.png").write_bytes(bytes(10**7))
     return folder_flags(zipped(path, root))
@@ -369,7 +369,7 @@ def arrays(name, expected, validation=None, **changed):
             ids=np.arange(num_points).astype(str),
             class_names=("a", "b"),
         )
-        parts = Parts(good._replace(**changed), validation and validation(good))
+        parts = SourceSplits(good._replace(**changed), validation and validation(good))
         monkeypatch.setitem(sources.SOURCES, "digits", lambda data, seed: parts)
         return [DIGITS, *TINY]
 

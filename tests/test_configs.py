@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from autodo_jax.data import sources
-from autodo_jax.data.dataset import Dataset, Parts
+from autodo_jax.data.dataset import Dataset, SourceSplits
 from autodo_jax.train import evaluate, setup
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -29,7 +29,7 @@ def tiny_source(data, seed):
             class_names=tuple("abcdefghij"),
         )
 
-    return Parts(dataset(120), None, dataset(20))
+    return SourceSplits(dataset(120), None, dataset(20))
 
 
 @pytest.mark.slow

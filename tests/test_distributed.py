@@ -46,9 +46,9 @@ def expected_rows(table):
 @pytest.mark.parametrize(
     ("function", "out_spec", "backend"),
     [
-        (distributed.all_rows, REPLICATED, "cpu"),
-        (distributed.own_rows, BY_ROWS, "cpu"),
-        (distributed.own_rows, BY_ROWS, "gpu"),
+        (distributed.gather_rows, REPLICATED, "cpu"),
+        (distributed.gather_local_rows, BY_ROWS, "cpu"),
+        (distributed.gather_local_rows, BY_ROWS, "gpu"),
     ],
 )
 def test_rows_come_from_their_owners_exactly(
@@ -86,16 +86,16 @@ def test_parts_of_a_batch_put_together_are_the_batch(mesh):
     x = np.arange(16.0).reshape(8, 2)
 
     def there_and_back(x):
-        part = distributed.own_part(x)
+        part = distributed.local_shard(x)
         assert part.shape == (2, 2)
-        return distributed.all_parts(part)
+        return distributed.all_gather(part)
 
     back = distributed.spmd(there_and_back, mesh, (REPLICATED,), REPLICATED)(x)
     np.testing.assert_array_equal(back, x)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(mesh):
-    run = distributed.spmd(distributed.own_part, mesh, (REPLICATED,), BY_ROWS)
+    run = distributed.spmd(distributed.local_shard, mesh, (REPLICATED,), BY_ROWS)
     with pytest.raises(ValueError, match="4 devices cannot share 6 points"):
         run(jnp.zeros(6))
 

@@ -68,9 +68,9 @@ def test_processes_that_are_not_told_enough_do_not_start(cluster, message):
 def test_no_cluster_is_a_run_of_one_process():
     processes.start(Cluster())
     assert processes.is_first()
-    assert processes.decided_by_first(7) == 7
+    assert processes.broadcast_from_first(7) == 7
     processes.wait_for_all("nobody")
-    with pytest.raises(ValueError), processes.told_from_lost_peers():
+    with pytest.raises(ValueError), processes.lost_peer_errors():
         raise ValueError("Gloo all-reduce failed")
 
 
@@ -78,8 +78,8 @@ def test_errors_of_the_communication_tell_of_a_lost_process(monkeypatch):
     monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
     with (
         pytest.raises(processes.LostPeerError, match="process 0 lost another process"),
-        processes.told_from_lost_peers(),
+        processes.lost_peer_errors(),
     ):
         raise OSError("checkpoints fail: UNKNOWN: Gloo all-reduce failed")
-    with pytest.raises(OSError, match="disk"), processes.told_from_lost_peers():
+    with pytest.raises(OSError, match="disk"), processes.lost_peer_errors():
         raise OSError("no space left on the disk")

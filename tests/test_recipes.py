@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from autodo_jax.data import run_data as experiments
+from autodo_jax.data import run_data
 from autodo_jax.workdir import dataset_report
 from configs import digits
 
@@ -21,7 +21,7 @@ def workdir(tmp_path_factory):
     """What a run would leave that has found out each label."""
     folder = tmp_path_factory.mktemp("run")
     config = digits.get_config()
-    points = experiments.load(config)
+    points = run_data.load(config)
     (folder / "config.json").write_text(config.to_json_best_effort())
     train = points.splits.train
     report = dataset_report.create(

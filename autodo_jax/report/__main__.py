@@ -13,8 +13,10 @@ from collections.abc import Sequence
 
 import tqdm
 
+from autodo_jax.errors import for_command_line
 from autodo_jax.report import comparison, page, table
-from autodo_jax.workdir import run as workdirs
+from autodo_jax.workdir import files
+from autodo_jax.workdir import run as runs
 
 _FORMATS = {
     "text": table.to_text,
@@ -42,27 +44,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.no_html and arguments.comparison:
         parser.error("--comparison is a page, and --no-html writes none")
     try:
-        runs = workdirs.find(arguments.folders)
-        finished = [run for run in runs if run.result is not None]
+        found = runs.find(arguments.folders)
+        finished = [run for run in found if run.result is not None]
         if finished:
             print(_FORMATS[arguments.format](table.rows(finished)))
         else:
             print("no run is finished yet: no table")
         if not arguments.no_html:
-            _write_pages(runs)
+            _write_pages(found)
             together = arguments.comparison
             if together is None and len(arguments.folders) == 1 and len(finished) > 1:
-                together = arguments.folders[0] / comparison.NAME
+                together = arguments.folders[0] / files.COMPARISON
             if together is not None and finished:
                 comparison.write_comparison(finished, together)
     except (ValueError, OSError) as error:
-        print(f"autodo_jax.report: {error}", file=sys.stderr)
+        print(f"autodo_jax.report: {for_command_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     return 0
 
 
-def _write_pages(runs: Sequence[workdirs.Run]) -> None:
-    old = [run for run in runs if not run.has_page(page.NAME)]
+def _write_pages(found: Sequence[runs.Run]) -> None:
+    old = [run for run in found if not run.has_report()]
     is_quiet = len(old) < 2 or not sys.stderr.isatty()
     for run in tqdm.tqdm(old, unit="page", disable=is_quiet):
         page.write_page(run.path)

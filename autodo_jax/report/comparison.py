@@ -1,4 +1,4 @@
-"""comparison.html: the table over runs, and their curves together."""
+"""A page that compares runs: the table over them, and their curves together."""
 
 import collections
 import pathlib
@@ -8,10 +8,8 @@ import numpy as np
 
 from autodo_jax.report import figures, page, table
 from autodo_jax.report.section import Section
-from autodo_jax.workdir.folder import write_text
+from autodo_jax.workdir import files
 from autodo_jax.workdir.run import Run, RunFilesError
-
-NAME = "comparison.html"
 
 
 def write_comparison(runs: Sequence[Run], path: pathlib.Path) -> None:
@@ -45,11 +43,9 @@ def write_comparison(runs: Sequence[Run], path: pathlib.Path) -> None:
         _curves(f"curves-{number}", name, those)
         for number, (name, those) in enumerate(by_data.items(), 1)
     ]
-    write_text(
+    files.write_text(
         path,
-        page.render(
-            "comparison.html", title=f"{len(runs)} runs compared", sections=sections
-        ),
+        page.render("runs.html", title=f"{len(runs)} runs compared", sections=sections),
     )
 
 
@@ -92,7 +88,9 @@ def _values(run: Run, field: str) -> list[float]:
     numbers = [value for value in values if isinstance(value, (int, float))]
     if len(values) != run.config["epochs"] or len(numbers) < len(values):
         raise RunFilesError(
-            f"{run.path / 'metrics.jsonl'} lacks {field} of some of the "
-            f"{run.config['epochs']} epochs; repeat the run with --overwrite"
+            f"{run.path / files.METRICS} lacks {field} of some of the "
+            f"{run.config['epochs']} epochs",
+            "restore it from a copy",
+            "repeat the run in another workdir",
         )
     return numbers

@@ -1,4 +1,4 @@
-"""report.html of a workdir: one file that holds all it shows and asks for nothing."""
+"""The report of a run: one HTML file that holds all it shows and loads nothing."""
 
 import base64
 import io
@@ -11,26 +11,26 @@ import markupsafe
 import numpy as np
 import PIL.Image
 
+from autodo_jax.errors import RunFilesError
 from autodo_jax.report import points, predictions, training
 from autodo_jax.report.section import Section
 from autodo_jax.version import __version__
-from autodo_jax.workdir import run as workdirs
-from autodo_jax.workdir.folder import write_text
+from autodo_jax.workdir import files
+from autodo_jax.workdir import run as runs
 
-NAME = "report.html"
 _BROAD = 460  # points; as wide as a figure is shown
 
 
 def write_page(workdir: pathlib.Path) -> pathlib.Path:
-    """Writes report.html of a run, finished or under way, and returns its path.
+    """Writes the report of a run, finished or under way, and returns its path.
 
     Raises:
       RunFilesError: a file of the workdir that is absent or cannot be read, or files
         that do not fit together.
       WriteError: the page cannot be written.
     """
-    run = workdirs.read(workdir)
-    path = workdir / NAME
+    run = runs.read(workdir)
+    path = workdir / files.REPORT
     try:
         method, source, seed = (
             run.config[name] for name in ("method", "data.source", "seed")
@@ -42,18 +42,20 @@ def write_page(workdir: pathlib.Path) -> pathlib.Path:
             sections=_sections(run),
             config=run.config,
         )
-    except workdirs.RunFilesError:
+    except RunFilesError:
         raise
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise workdirs.RunFilesError(
+        raise RunFilesError(
             f"{workdir}: its files do not fit together, or are of another version "
-            f"({type(error).__name__}: {error}); repeat the run with --overwrite"
+            f"({type(error).__name__}: {error})",
+            "restore them from a copy",
+            "repeat the run in another workdir",
         ) from error
-    write_text(path, text)
+    files.write_text(path, text)
     return path
 
 
-def _sections(run: workdirs.Run) -> list[Section]:
+def _sections(run: runs.Run) -> list[Section]:
     records, control = run.records(), run.control()
     dataset, shown = run.dataset(), run.shown()
     return [

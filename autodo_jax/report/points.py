@@ -6,6 +6,7 @@ import numpy as np
 
 from autodo_jax.report import figures
 from autodo_jax.report.section import UNFINISHED, Card, Section
+from autodo_jax.workdir import files
 from autodo_jax.workdir.dataset_report import DatasetReport
 from autodo_jax.workdir.report_data import ReportData
 from autodo_jax.workdir.run import Run
@@ -73,7 +74,7 @@ def suspects(
     text = (
         "The noise score is the probability the network gives to all classes but the "
         f"given one. {is_suspect.sum():,} of {len(is_suspect):,} train points have one "
-        f"above {_SUSPECT}; dataset.csv has all."
+        f"above {_SUSPECT}; {files.DATASET} has all."
     )
     if cards:
         text += f" Below, the {len(cards)} with the highest scores, the worst first"

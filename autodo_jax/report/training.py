@@ -34,7 +34,7 @@ def summary(run: Run, records: Records, control: Run | None) -> Section:
     elif run.learns:
         text += (
             " No frozen control stands beside this run: "
-            "--config.hyper.frozen=True with the same flags makes one."
+            "the same configuration with hyper.frozen=True makes one."
         )
     columns = [
         _figures(result, is_imbalanced=run.config["data.imbalance_ratio"] != 1)

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 import autodo_jax
 from autodo_jax import config as config_lib
-from autodo_jax.data import run_data as experiments
+from autodo_jax.data import run_data
 
 
 class Points(NamedTuple):
@@ -49,7 +49,7 @@ def fit(points: Points) -> Callable[[np.ndarray], np.ndarray]:
 def compare(workdir: pathlib.Path, fit: Fit) -> dict[str, float]:
     """Returns the test error in % of a model by what it is trained on."""
     config = config_lib.load(workdir / "config.json")
-    points = experiments.load(config)  # As the run has seen them.
+    points = run_data.load(config)  # As the run has seen them.
     train, validation, test = points.splits
     report = autodo_jax.load_dataset_report(workdir)
     one_hot = np.eye(points.num_classes)

@@ -27,9 +27,7 @@ def flops_of_steps(method, depth, width):
     ready, state = setup.prepare(config, parts=common.random_parts(BATCH, 32))
     (task,) = next(ready.feed.batches("task", 0))
     train, validation = next(ready.feed.batches("hyper", 0))
-    known = evaluate.with_features(
-        validation, np.zeros((BATCH, 64 * width), np.float32)
-    )
+    known = evaluate.use_features(validation, np.zeros((BATCH, 64 * width), np.float32))
 
     def flops(step, *operands):
         return step.lower(state, *operands).compile().cost_analysis()["flops"]

@@ -49,7 +49,7 @@ def losses(config, num_devices):
     config.num_devices = num_devices
     config_lib.validate(config)
     setup, state = setup_lib.prepare(config)
-    journal, found = loop.Journal(), []
+    journal, found = loop.RunLog(), []
     for _ in range(config.epochs):
         state, record = loop.run_epoch(setup, state, journal)
         journal.end_epoch(record)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from autodo_jax import config as config_lib
-from autodo_jax.data.batches.plan import Selection
+from autodo_jax.data.batches.plan import IndexedBatch
 from autodo_jax.train import evaluate, loop
 from autodo_jax.train.setup import RunError
 from configs import digits
@@ -136,7 +136,7 @@ def test_evaluation_pads_the_last_batch_without_counting_it():
     whole, predictions, confidences = setup.eval_step(
         state.params,
         state.batch_stats,
-        Selection(test.images, test.labels, np.arange(450)),
+        IndexedBatch(test.images, test.labels, np.arange(450)),
     )
     assert padded.losses.shape == (450,)
     np.testing.assert_allclose(padded.losses, whole, rtol=1e-5, atol=1e-5)
@@ -163,7 +163,7 @@ class SlowFeed:
 
 def test_waiting_for_data_is_measured():
     setup, state = loop.prepare(tiny_config("baseline", epochs=2))
-    journal = loop.Journal()
+    journal = loop.RunLog()
     state, record = loop.run_epoch(setup, state, journal)  # compiles
     journal.end_epoch(record)
     slow = dataclasses.replace(setup, feed=SlowFeed(setup.feed))

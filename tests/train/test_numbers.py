@@ -65,7 +65,7 @@ def test_the_first_step_that_is_not_finite_is_named(
 ):
     setup, state = prepared
     setup = poisoned(setup, phase, at, field)
-    state, journal, ended = jax.tree.map(jnp.copy, state), loop.Journal(), []
+    state, journal, ended = jax.tree.map(jnp.copy, state), loop.RunLog(), []
     with pytest.raises(RunError, match=expected):
         for _ in range(2):
             state, record = loop.run_epoch(

@@ -67,14 +67,14 @@ def test_epochs_compile_nothing_and_fetch_once_an_interval(
     config.steps_per_dispatch = several
     config.model.widths, config.augment.policy = (4, 4), "none"
     seen = []
-    end_epoch = journal.Journal.end_epoch
+    end_epoch = journal.RunLog.end_epoch
 
     def note(self, record):
         num_steps = self.num_steps("task"), self.num_steps("hyper")
         end_epoch(self, record)
         seen.append((num_steps, counts.so_far()))
 
-    monkeypatch.setattr(journal.Journal, "end_epoch", note)
+    monkeypatch.setattr(journal.RunLog, "end_epoch", note)
     loop.run(config, tmp_path)
     assert len(seen) == config.epochs and seen[0][1][0] > 0
     for (_, before), (num_steps, after) in itertools.pairwise(seen[1:]):

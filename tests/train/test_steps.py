@@ -8,7 +8,7 @@ import pytest
 
 from autodo_jax import config as config_lib
 from autodo_jax import models, objective
-from autodo_jax.data.batches import plan as pipeline
+from autodo_jax.data.batches.batch import Batch, IndexedBatch
 from autodo_jax.train import setup as setup_lib
 from autodo_jax.train import steps
 from tests.train.test_loop import tiny_config
@@ -22,7 +22,7 @@ def prepared():
 
 
 def points(dataset, index):
-    return pipeline.Selection(dataset.images, dataset.labels, index)
+    return IndexedBatch(dataset.images, dataset.labels, index)
 
 
 def run_hyper_step(setup, state, index):
@@ -96,7 +96,7 @@ def test_lambda_max_is_the_heads_largest_eigenvalue(prepared):
     flat, unravel = jax.flatten_util.ravel_pytree(theta)
     rows = {name: table[index] for name, table in state.tables.items()}
     train = setup.experiment.splits.train
-    batch = pipeline.Batch(train.images[:16], jnp.asarray(train.labels[:16]), index)
+    batch = Batch(train.images[:16], jnp.asarray(train.labels[:16]), index)
     keys = steps.point_keys(setup.hyper_key, jnp.int32(0), index)
 
     @jax.jit
