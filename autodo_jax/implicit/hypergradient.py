@@ -178,15 +178,30 @@ def hypergrad_root(
     outer_loss: Callable,
     params: PyTree,
     hparams: PyTree,
-    **options: Any,
+    *,
+    inner_args: tuple = (),
+    outer_args: tuple = (),
+    solver: Solver = jax.scipy.sparse.linalg.gmres,
+    outer_has_aux: bool = False,
+    x0: PyTree | None = None,
+    axis_name: AxisName | None = None,
 ) -> PyTree:
     """Returns `dL_v/dhparams` at `optimality_fn(params, hparams, *inner_args) = 0`.
 
     `value_and_hypergrad_root` without the value and the diagnostics; see there for the
-    equations and the options.
+    equations, the arguments and the errors.
     """
     return value_and_hypergrad_root(
-        optimality_fn, outer_loss, params, hparams, **options
+        optimality_fn,
+        outer_loss,
+        params,
+        hparams,
+        inner_args=inner_args,
+        outer_args=outer_args,
+        solver=solver,
+        outer_has_aux=outer_has_aux,
+        x0=x0,
+        axis_name=axis_name,
     )[1]
 
 
