@@ -38,8 +38,8 @@ class StochasticSolver(Protocol):
 # Convolutions inside XLA loops are an order of magnitude slower on CPU, so short loops
 # are unrolled.
 _MAX_UNROLLED = 8
-# Power iteration approaches the largest eigenvalue from below.
-_AUTO_NUM_STEPS = 16
+# Products of the power iteration of "auto", for `largest_eigenvalue`.
+AUTO_NUM_STEPS = 16
 _AUTO_MARGIN = 1.05
 
 
@@ -54,8 +54,9 @@ def neumann(
 
     Args:
       num_terms: T >= 0. The paper uses 5.
-      step_size: a > 0, a float or a traced scalar; `"auto"` takes `1 / lambda_max` from
-        a power iteration (16 more products). The paper's program uses 0.01.
+      step_size: a > 0, a float or a traced scalar; `"auto"` takes `auto_step_size`
+        after a power iteration (`AUTO_NUM_STEPS` more products). The paper's program
+        uses 0.01.
       damping: d >= 0, solves with `A + d I`.
 
     Raises:
@@ -119,9 +120,8 @@ class Neumann:
     def _step(self, matvec: Matvec, like: PyTree) -> chex.Numeric:
         if not isinstance(self.step_size, str):
             return self.step_size
-        largest = largest_eigenvalue(matvec, like, num_steps=_AUTO_NUM_STEPS)
-        bound = _AUTO_MARGIN * largest
-        return 1 / jnp.where(bound > 0, bound, 1)
+        largest = largest_eigenvalue(matvec, like, num_steps=AUTO_NUM_STEPS)
+        return auto_step_size(largest)
 
 
 class ConjugateGradientInfo(NamedTuple):
@@ -296,6 +296,21 @@ def largest_eigenvalue(
 
     carry = tree.normalize(start)
     return _repeat(num_steps, step, carry)[1]
+
+
+def auto_step_size(largest: chex.Numeric) -> chex.Array:
+    """Returns the step size "auto" of the Neumann series: `1 / (1.05 * largest)`.
+
+    Power iteration approaches the largest eigenvalue from below, so the inverse of its
+    estimate is longer than `1 / lambda_max`. The margin of 5 % makes up for that.
+
+    Args:
+      largest: estimate of the largest eigenvalue, such as `largest_eigenvalue` returns
+        after `AUTO_NUM_STEPS` products. One that is not positive (zero for A = 0)
+        gives no scale, and the step is 1.
+    """
+    bound = _AUTO_MARGIN * largest
+    return 1 / jnp.where(bound > 0, bound, 1)
 
 
 def split_info(returned: Any, b: PyTree) -> tuple[PyTree, Any]:
