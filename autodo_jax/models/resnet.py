@@ -18,6 +18,14 @@ STEMS = ("imagenet", "small")
 _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
+def check_depth(depth: int) -> None:
+    """Raises a ValueError unless `depth` is a key of `DEPTHS`."""
+    if depth not in DEPTHS:
+        raise ValueError(
+            f"model.depth is {depth!r}, expected one of {(*DEPTHS,)} for resnet"
+        )
+
+
 class _Block(nn.Module):
     """Two 3x3 convolutions, or a 3x3 between two 1x1, beside a shortcut."""
 
@@ -72,8 +80,7 @@ class ResNet(Network):
     axis_name: str | None = None
 
     def setup(self) -> None:
-        if self.depth not in DEPTHS:
-            raise ValueError(f"`depth` must be one of {[*DEPTHS]}, got {self.depth}.")
+        check_depth(self.depth)
         if self.stem not in STEMS:
             raise ValueError(f"`stem` must be one of {STEMS}, got {self.stem!r}.")
         size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)

@@ -10,6 +10,14 @@ from jax.typing import DTypeLike
 from autodo_jax.models.network import Activation, Network, convolve_patches, norm, widen
 
 
+def check_widths(widths: Sequence[int]) -> None:
+    """Raises a ValueError unless `widths` has a stage and each has a channel."""
+    if not widths or min(widths) < 1:
+        raise ValueError(
+            f"model.widths is {widths!r}, expected channels >= 1, one number a stage"
+        )
+
+
 class SmallCNN(Network):
     """3x3 convolutions with batch norm and activation, linear head on all positions.
 

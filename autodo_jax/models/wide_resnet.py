@@ -10,6 +10,14 @@ from autodo_jax.models.network import Activation, Network, conv, norm, widen
 _INIT = nn.initializers.he_normal()
 
 
+def check_depth(depth: int) -> None:
+    """Raises a ValueError unless `depth` is 6n + 4 with n >= 1."""
+    if depth < 10 or (depth - 4) % 6:
+        raise ValueError(
+            f"model.depth is {depth!r}, expected 6n + 4 with n >= 1: 10, 16, 28, ..."
+        )
+
+
 class _Block(nn.Module):
     """Pre-activation block of two 3x3 convolutions."""
 
@@ -56,11 +64,7 @@ class WideResNet(Network):
     axis_name: str | None = None
 
     def setup(self) -> None:
-        if self.depth < 10 or (self.depth - 4) % 6:
-            raise ValueError(
-                "`depth` must be 6n + 4 with n >= 1 (10, 16, 28, ...), got "
-                f"{self.depth}."
-            )
+        check_depth(self.depth)
         self.stem = conv(16, 3, dtype=self.dtype, kernel_init=_INIT)
         self.blocks = [
             _Block(
