@@ -43,7 +43,9 @@ def augment(
     mean = jnp.array([OPERATIONS[name].mean for name in operations], images.dtype)
     unit = jnp.array([OPERATIONS[name].range for name in operations], images.dtype)
 
-    def draw(key, gate_row, magnitude_row):
+    def draw(
+        key: chex.PRNGKey, gate_row: chex.Array, magnitude_row: chex.Array
+    ) -> tuple[chex.Array, chex.Array]:
         gate_key, magnitude_key = jax.random.split(key)
         return (
             gates.sample_gates(gate_key, gate_row, temperature=temperature),

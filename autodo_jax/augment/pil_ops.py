@@ -60,11 +60,13 @@ def _operation(
 
     def decorate(parameter: Callable) -> Callable[..., chex.Array]:
         @functools.wraps(parameter)
-        def operation(image, *value, **named_value):
+        def operation(
+            image: chex.Array, *value: chex.Numeric, **named_value: chex.Numeric
+        ) -> chex.Array:
             image = _checked(image)
             return stage.run(image, parameter(image, *value, **named_value))
 
-        def given(value):
+        def given(value: chex.Numeric) -> tuple[chex.Numeric, ...]:
             return (value,) if levels else ()
 
         stage.parameters[name] = lambda image, value: parameter(image, *given(value))
@@ -95,7 +97,12 @@ def _checked(image: chex.Array) -> chex.Array:
 
 
 def _map(
-    a=exact.ONE, b=0, c=exact.ONE // 2, d=0, e=exact.ONE, f=exact.ONE // 2
+    a: chex.Numeric = exact.ONE,
+    b: chex.Numeric = 0,
+    c: chex.Numeric = exact.ONE // 2,
+    d: chex.Numeric = 0,
+    e: chex.Numeric = exact.ONE,
+    f: chex.Numeric = exact.ONE // 2,
 ) -> chex.Array:
     return jnp.stack([jnp.asarray(entry, jnp.int32) for entry in (a, b, c, d, e, f)])
 
@@ -201,7 +208,9 @@ def _look_up(image: chex.Array, table: chex.Array) -> chex.Array:
     return table.reshape(-1).at[_entries(image)].get(mode="promise_in_bounds")
 
 
-def _choose_table(index: chex.Array, tables: list[Callable], *args) -> chex.Array:
+def _choose_table(
+    index: chex.Array, tables: list[Callable], *args: chex.Array
+) -> chex.Array:
     every = jnp.stack([table(*args) for table in tables])
     is_chosen = jnp.arange(len(tables)) == index
     # As a maximum since XLA on CPU does not fuse it with the look-up, which would

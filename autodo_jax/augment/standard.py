@@ -152,7 +152,7 @@ def augment(
       fill: [C], its colour.
     """
 
-    def one(key, image):
+    def one(key: chex.PRNGKey, image: chex.Array) -> chex.Array:
         crop_key, flip_key, erase_key = jax.random.split(key, 3)
         if crop_size:
             image = random_resized_crop(crop_key, image, size=crop_size)

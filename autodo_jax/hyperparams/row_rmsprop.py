@@ -13,20 +13,22 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from autodo_jax.hyperparams.state import Tables
+
 
 class RowRMSpropState(NamedTuple):
     """State over tables as in `hyperparams.state`."""
 
     count: chex.Array  # int32: number of updates so far
-    nu: dict[str, chex.Array]  # second moments, shaped like the tables
+    nu: Tables  # second moments, shaped like the tables
     last_touch: dict[str, chex.Array]  # int32 [rows]: count at a row's last touch
 
 
 class RowOptimizer(NamedTuple):
     """`init(tables) -> state` and `update(...) -> (tables, state)`, both pure."""
 
-    init: Callable
-    update: Callable
+    init: Callable[[Mapping[str, chex.Array]], RowRMSpropState]
+    update: Callable[..., tuple[Tables, RowRMSpropState]]
 
 
 def row_rmsprop(
@@ -55,7 +57,15 @@ def row_rmsprop(
             },
         )
 
-    def update_table(table, nu, last_touch, grads, positions, count, learning_rate):
+    def update_table(
+        table: chex.Array,
+        nu: chex.Array,
+        last_touch: chex.Array,
+        grads: chex.Array,
+        positions: chex.Array,
+        count: chex.Array,
+        learning_rate: chex.Numeric,
+    ) -> tuple[chex.Array, chex.Array, chex.Array]:
         # Padded with a position past the end, which scatters nowhere.
         rows, segments = jnp.unique(
             positions, return_inverse=True, size=len(positions), fill_value=len(table)
@@ -75,7 +85,13 @@ def row_rmsprop(
             last_touch.at[rows].add(elapsed, mode="drop"),
         )
 
-    def update(tables, state, row_grads, positions, learning_rate):
+    def update(
+        tables: Mapping[str, chex.Array],
+        state: RowRMSpropState,
+        row_grads: Mapping[str, chex.Array],
+        positions: Mapping[str, chex.Array],
+        learning_rate: chex.Numeric,
+    ) -> tuple[Tables, RowRMSpropState]:
         count = state.count + 1
         updated = {
             name: update_table(
@@ -89,9 +105,9 @@ def row_rmsprop(
             )
             for name, table in tables.items()
         }
-        tables, nu, last_touch = (
+        new_tables, nu, last_touch = (
             {name: parts[i] for name, parts in updated.items()} for i in range(3)
         )
-        return tables, RowRMSpropState(count, nu, last_touch)
+        return new_tables, RowRMSpropState(count, nu, last_touch)
 
     return RowOptimizer(init, update)

@@ -8,6 +8,7 @@ import chex
 import jax
 import optax
 
+from autodo_jax._typing import AxisName, PyTree
 from autodo_jax.implicit import checks, tree
 from autodo_jax.implicit.curvature import Curvature, Hessian
 from autodo_jax.implicit.solvers import (
@@ -17,9 +18,6 @@ from autodo_jax.implicit.solvers import (
     damp,
     split_info,
 )
-
-PyTree = Any
-AxisName = Any
 
 
 class System(NamedTuple):
@@ -66,14 +64,16 @@ def reverse_system(optimality_fn: Callable, params: PyTree, hparams: PyTree) -> 
 
 
 def _add_damping(system: System, damping: chex.Numeric) -> System:
-    def adjoint(x):
+    def adjoint(x: PyTree) -> tuple[PyTree, PyTree]:
         product, mixed = system.adjoint(x)
         return damp(lambda _: product, damping)(x), mixed
 
     return system._replace(matvec=damp(system.matvec, damping), adjoint=adjoint)
 
 
-def solve_from(solve: Callable, matvec: Matvec, b: PyTree, x0: PyTree | None):
+def solve_from(
+    solve: Callable[[PyTree], Any], matvec: Matvec, b: PyTree, x0: PyTree | None
+) -> tuple[PyTree, PyTree]:
     """Solves `A x = b` from `x0` with a right-hand side of unit norm."""
     rhs = b if x0 is None else optax.tree.sub(b, matvec(x0))
     unit, rhs_norm = tree.normalize(rhs)
@@ -108,7 +108,7 @@ def take_batch(inner_batches: tuple, j: chex.Numeric) -> tuple:
     )
 
 
-def _as_varying(leaf: chex.Array, name: Any) -> chex.Array:
+def _as_varying(leaf: chex.Array, name: AxisName) -> chex.Array:
     pcast = getattr(jax.lax, "pcast", None)
     if pcast is not None:
         return pcast(leaf, name, to="varying")
@@ -127,7 +127,7 @@ def collectives(axis_name: AxisName | None) -> tuple[Callable, Callable]:
     names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
     manual = jax.sharding.get_abstract_mesh().manual_axes
 
-    def vary_leaf(leaf):
+    def vary_leaf(leaf: chex.Array) -> chex.Array:
         for name in names:
             if name in manual:
                 with contextlib.suppress(ValueError):  # It varies already.

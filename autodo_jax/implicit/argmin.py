@@ -7,11 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from autodo_jax._typing import PyTree
 from autodo_jax.implicit import checks, tree
 from autodo_jax.implicit.curvature import Curvature, hessian
-from autodo_jax.implicit.solvers import Solver, conjugate_gradient, split_info
-
-PyTree = Any
+from autodo_jax.implicit.solvers import Matvec, Solver, conjugate_gradient, split_info
 
 
 def implicit_argmin(
@@ -49,14 +48,16 @@ def implicit_argmin(
         checks.check_callable("solve", solve, "decorate a function of hparams")
 
         @jax.custom_jvp
-        def argmin(hparams, args):
+        def argmin(hparams: PyTree, args: tuple) -> PyTree:
             return solve(hparams, *args)
 
         @argmin.defjvp
-        def argmin_jvp(primals, tangents):
+        def argmin_jvp(
+            primals: tuple[PyTree, tuple], tangents: tuple[PyTree, tuple]
+        ) -> tuple[PyTree, PyTree]:
             theta = argmin(*primals)  # Itself differentiable: higher derivatives.
 
-            def gradient_at_theta(hparams, args):
+            def gradient_at_theta(hparams: PyTree, args: tuple) -> PyTree:
                 return jax.grad(inner_loss)(theta, hparams, *args)
 
             _, b = jax.jvp(gradient_at_theta, primals, tangents)
@@ -66,7 +67,7 @@ def implicit_argmin(
             return theta, jax.tree.map(jnp.negative, theta_dot)
 
         @functools.wraps(solve)
-        def wrapper(hparams, *args):
+        def wrapper(hparams: PyTree, *args: Any) -> PyTree:
             checks.check_floating("hparams", hparams)
             return argmin(hparams, args)
 
@@ -75,13 +76,15 @@ def implicit_argmin(
     return decorate
 
 
-def _solve_symmetric(matvec: Callable, b: PyTree, params: PyTree, solver: Solver):
+def _solve_symmetric(
+    matvec: Matvec, b: PyTree, params: PyTree, solver: Solver
+) -> PyTree:
     """`A^-1 b` with derivatives in A and b, from solves with the same solver."""
 
-    def on_vectors(v):
+    def on_vectors(v: PyTree) -> PyTree:
         return tree.promote(matvec(tree.cast_like(v, params)))
 
-    def solve(product, rhs):
+    def solve(product: Matvec, rhs: PyTree) -> PyTree:
         return split_info(solver(product, rhs), rhs)[0]
 
     x = jax.lax.custom_linear_solve(

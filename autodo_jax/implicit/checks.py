@@ -7,10 +7,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 
-PyTree = Any
+from autodo_jax._typing import PyTree
 
 
 def check_callable(name: str, value: Any, hint: str) -> None:
@@ -40,7 +41,7 @@ def check_floating(name: str, tree: PyTree) -> None:
 def scalar_loss(name: str, loss: Callable, has_aux: bool = False) -> Callable:
     """Wraps `loss` to raise a ValueError or TypeError unless it returns a scalar."""
 
-    def checked(*args):
+    def checked(*args: Any) -> chex.Array | tuple[chex.Array, PyTree]:
         returned = loss(*args)
         if has_aux and not (isinstance(returned, tuple) and len(returned) == 2):
             raise TypeError(

@@ -7,16 +7,16 @@ inner loss itself, whatever the curvature.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
 
+from autodo_jax._typing import PyTree
 from autodo_jax.implicit import checks
 from autodo_jax.implicit.solvers import Matvec, damp
 
-PyTree = Any
 Curvature = Callable[[Callable, PyTree, PyTree, tuple], Matvec]
 
 _MODES = ("forward-over-reverse", "reverse-over-reverse")
@@ -44,13 +44,15 @@ class Hessian:
     mode: str
     damping: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.mode not in _MODES:
             raise ValueError(f"`mode` must be one of {_MODES}, got {self.mode!r}.")
         checks.check_nonnegative("damping", self.damping)
 
-    def __call__(self, inner_loss, params, hparams, inner_args) -> Matvec:
-        def gradient(theta):
+    def __call__(
+        self, inner_loss: Callable, params: PyTree, hparams: PyTree, inner_args: tuple
+    ) -> Matvec:
+        def gradient(theta: PyTree) -> PyTree:
             return jax.grad(inner_loss)(theta, hparams, *inner_args)
 
         # Linearized once: the forward pass is shared by all products.
@@ -82,15 +84,17 @@ def gauss_newton(
     checks.check_nonnegative("damping", damping)
     loss_on_outputs = checks.scalar_loss("loss_on_outputs", loss_on_outputs)
 
-    def curvature(inner_loss, params, hparams, inner_args) -> Matvec:
+    def curvature(
+        inner_loss: Callable, params: PyTree, hparams: PyTree, inner_args: tuple
+    ) -> Matvec:
         del inner_loss
         outputs, pushforward = jax.linearize(
             lambda theta: outputs_fn(theta, hparams, *inner_args), params
         )
 
-        def gradient(offset):
+        def gradient(offset: PyTree) -> PyTree:
             # In an offset from params, because a linearized function takes tangents.
-            def loss(delta):
+            def loss(delta: PyTree) -> chex.Array:
                 linearized = optax.tree.add(outputs, pushforward(delta))
                 theta = optax.tree.add(params, delta)
                 return loss_on_outputs(linearized, theta, hparams, *inner_args)
@@ -120,7 +124,9 @@ def fisher(per_example_losses: Callable, damping: float = 0.0) -> Curvature:
     checks.check_callable("per_example_losses", per_example_losses, "returning [N]")
     checks.check_nonnegative("damping", damping)
 
-    def curvature(inner_loss, params, hparams, inner_args) -> Matvec:
+    def curvature(
+        inner_loss: Callable, params: PyTree, hparams: PyTree, inner_args: tuple
+    ) -> Matvec:
         del inner_loss
         losses, pushforward = jax.linearize(
             lambda theta: per_example_losses(theta, hparams, *inner_args), params
@@ -132,7 +138,7 @@ def fisher(per_example_losses: Callable, damping: float = 0.0) -> Curvature:
             )
         pullback = jax.linear_transpose(pushforward, params)
 
-        def product(v):
+        def product(v: PyTree) -> PyTree:
             return pullback(pushforward(v) / losses.size)[0]
 
         return damp(product, damping)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from autodo_jax._typing import AxisName, PyTree
 from autodo_jax.implicit import checks, tree
 from autodo_jax.implicit.adjoint import (
     System,
@@ -29,10 +30,7 @@ from autodo_jax.implicit.adjoint import (
     take_batch,
 )
 from autodo_jax.implicit.curvature import Curvature, hessian
-from autodo_jax.implicit.solvers import Matvec, Solver, neumann
-
-PyTree = Any
-AxisName = Any
+from autodo_jax.implicit.solvers import Matvec, MatvecAt, Solver, neumann
 
 _DEFAULT_SOLVER = neumann(num_terms=20, step_size="auto")
 
@@ -149,14 +147,15 @@ def value_and_hypergrad(
     if inner_batches is not None:
         checks.check_arguments("inner_batches", inner_batches)
 
-    def build(theta, lam):
+    def build(theta: PyTree, lam: PyTree) -> tuple[System, MatvecAt | None]:
+        matvec_at: MatvecAt | None
         if inner_batches is None:
             args, matvec_at = inner_args, None
         else:
             last = num_batches(inner_batches, solver) - 1
             args = take_batch(inner_batches, last)
 
-            def matvec_at(j):
+            def matvec_at(j: chex.Numeric) -> Matvec:
                 return curvature(inner_loss, theta, lam, take_batch(inner_batches, j))
 
         return stationary_system(inner_loss, curvature, theta, lam, args), matvec_at
@@ -179,15 +178,30 @@ def hypergrad_root(
     outer_loss: Callable,
     params: PyTree,
     hparams: PyTree,
-    **options: Any,
+    *,
+    inner_args: tuple = (),
+    outer_args: tuple = (),
+    solver: Solver = jax.scipy.sparse.linalg.gmres,
+    outer_has_aux: bool = False,
+    x0: PyTree | None = None,
+    axis_name: AxisName | None = None,
 ) -> PyTree:
     """Returns `dL_v/dhparams` at `optimality_fn(params, hparams, *inner_args) = 0`.
 
     `value_and_hypergrad_root` without the value and the diagnostics; see there for the
-    equations and the options.
+    equations, the arguments and the errors.
     """
     return value_and_hypergrad_root(
-        optimality_fn, outer_loss, params, hparams, **options
+        optimality_fn,
+        outer_loss,
+        params,
+        hparams,
+        inner_args=inner_args,
+        outer_args=outer_args,
+        solver=solver,
+        outer_has_aux=outer_has_aux,
+        x0=x0,
+        axis_name=axis_name,
     )[1]
 
 
@@ -229,8 +243,8 @@ def value_and_hypergrad_root(
     checks.check_callable("optimality_fn", optimality_fn, "see the docstring")
     checks.check_arguments("inner_args", inner_args)
 
-    def build(theta, lam):
-        def optimality(theta, lam):
+    def build(theta: PyTree, lam: PyTree) -> tuple[System, MatvecAt | None]:
+        def optimality(theta: PyTree, lam: PyTree) -> PyTree:
             value = optimality_fn(theta, lam, *inner_args)
             checks.check_like("What `optimality_fn` returns", value, "`params`", theta)
             return tree.cast_like(value, theta)
@@ -251,7 +265,7 @@ def value_and_hypergrad_root(
 
 
 def _implicit_gradient(
-    build: Callable[[PyTree, PyTree], tuple[System, Callable | None]],
+    build: Callable[[PyTree, PyTree], tuple[System, MatvecAt | None]],
     outer_loss: Callable,
     params: PyTree,
     hparams: PyTree,
@@ -273,7 +287,7 @@ def _implicit_gradient(
     vary, mean = collectives(axis_name)
     params, hparams = vary(jax.tree.map(jnp.asarray, (params, hparams)))
 
-    def outer(theta, lam):
+    def outer(theta: PyTree, lam: PyTree) -> tuple[chex.Array, PyTree]:
         returned = outer_loss(theta, lam, *outer_args)
         return returned if outer_has_aux else (returned, None)
 
@@ -301,7 +315,7 @@ def _implicit_gradient(
         x0 = jax.lax.stop_gradient(tree.cast_like(x0, b))
     matvec = on_vectors(system.matvec)
 
-    def solve(rhs):
+    def solve(rhs: PyTree) -> Any:
         if matvec_at is None:
             return solver(matvec, rhs)
         return solver.stochastic(lambda j: on_vectors(matvec_at(j)), rhs)

@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+from autodo_jax._typing import PyTree
 from autodo_jax.implicit import checks, tree
 
-PyTree = Any
 Matvec = Callable[[PyTree], PyTree]
+MatvecAt = Callable[[chex.Numeric], Matvec]  # j -> product j
 Solver = Callable[[Matvec, PyTree], Any]
 
 
@@ -30,15 +31,15 @@ class StochasticSolver(Protocol):
 
     num_terms: int
 
-    def stochastic(self, matvec_at: Callable[[chex.Numeric], Matvec], b: PyTree):
+    def stochastic(self, matvec_at: MatvecAt, b: PyTree) -> Any:
         """Solves with product j taken by `matvec_at(j)`, j = 0..num_terms-1."""
 
 
 # Convolutions inside XLA loops are an order of magnitude slower on CPU, so short loops
 # are unrolled.
 _MAX_UNROLLED = 8
-# Power iteration approaches the largest eigenvalue from below.
-_AUTO_NUM_STEPS = 16
+# Products of the power iteration of "auto", for `largest_eigenvalue`.
+AUTO_NUM_STEPS = 16
 _AUTO_MARGIN = 1.05
 
 
@@ -53,8 +54,9 @@ def neumann(
 
     Args:
       num_terms: T >= 0. The paper uses 5.
-      step_size: a > 0, a float or a traced scalar; `"auto"` takes `1 / lambda_max` from
-        a power iteration (16 more products). The paper's program uses 0.01.
+      step_size: a > 0, a float or a traced scalar; `"auto"` takes `auto_step_size`
+        after a power iteration (`AUTO_NUM_STEPS` more products). The paper's program
+        uses 0.01.
       damping: d >= 0, solves with `A + d I`.
 
     Raises:
@@ -77,7 +79,7 @@ class Neumann:
     step_size: chex.Numeric | str
     damping: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checks.check_count("num_terms", self.num_terms, minimum=0)
         checks.check_nonnegative("damping", self.damping)
         if not (isinstance(self.step_size, str) and self.step_size == "auto"):
@@ -89,13 +91,13 @@ class Neumann:
         start = tree.scale(step, b)
 
         # As gradient descent on the quadratic, which holds one vector at a time.
-        def descend(_, x):
+        def descend(_: chex.Numeric, x: PyTree) -> PyTree:
             x_minus = tree.add_scaled(x, -step, matvec(x))
             return optax.tree.add(x_minus, start)
 
         return _repeat(self.num_terms, descend, start)
 
-    def stochastic(self, matvec_at: Callable[[chex.Numeric], Matvec], b: PyTree):
+    def stochastic(self, matvec_at: MatvecAt, b: PyTree) -> PyTree:
         """The series with product j taken by `matvec_at(j)`, j = 0..num_terms-1.
 
         Term j + 1 is `(I - a A_j)` times term j. With independent unbiased products the
@@ -104,7 +106,9 @@ class Neumann:
         """
         step = self._step(damp(matvec_at(self.num_terms), self.damping), b)
 
-        def add_term(j, carry):
+        def add_term(
+            j: chex.Numeric, carry: tuple[PyTree, PyTree]
+        ) -> tuple[PyTree, PyTree]:
             total, term = carry
             product = damp(matvec_at(j), self.damping)(term)
             term = tree.add_scaled(term, -step, product)
@@ -116,9 +120,8 @@ class Neumann:
     def _step(self, matvec: Matvec, like: PyTree) -> chex.Numeric:
         if not isinstance(self.step_size, str):
             return self.step_size
-        largest = largest_eigenvalue(matvec, like, num_steps=_AUTO_NUM_STEPS)
-        bound = _AUTO_MARGIN * largest
-        return 1 / jnp.where(bound > 0, bound, 1)
+        largest = largest_eigenvalue(matvec, like, num_steps=AUTO_NUM_STEPS)
+        return auto_step_size(largest)
 
 
 class ConjugateGradientInfo(NamedTuple):
@@ -127,6 +130,10 @@ class ConjugateGradientInfo(NamedTuple):
     num_iters: chex.Array  # products used
     residual_norm: chex.Array  # |A x - b| / |b| by the recurrence
     negative_curvature: chex.Array  # True: stopped at a direction with p' A p <= 0
+
+
+# Iteration, x, residual, direction, r'Mr, r'r, and whether the curvature was negative.
+_CGState = tuple[chex.Array, PyTree, PyTree, PyTree, chex.Array, chex.Array, chex.Array]
 
 
 def conjugate_gradient(
@@ -157,17 +164,17 @@ def conjugate_gradient(
         checks.check_callable("preconditioner", preconditioner, "`v -> M v`")
     precondition = preconditioner or (lambda v: v)
 
-    def solve(matvec: Matvec, b: PyTree):
+    def solve(matvec: Matvec, b: PyTree) -> tuple[PyTree, ConjugateGradientInfo]:
         matvec = damp(matvec, damping)
         unit, b_norm = tree.normalize(b)
         dtype = b_norm.dtype
         threshold = 10 * jnp.finfo(dtype).eps if tol is None else tol
 
-        def going_on(state):
+        def is_unfinished(state: _CGState) -> chex.Array:
             k, _, _, _, _, rr, stopped = state
             return (k < max_iters) & ~stopped & (rr > threshold**2)
 
-        def iterate(state):
+        def iterate(state: _CGState) -> _CGState:
             k, x, r, p, rz, _, _ = state
             product = matvec(p)
             curvature = optax.tree.vdot(p, product)
@@ -193,7 +200,7 @@ def conjugate_gradient(
             optax.tree.vdot(unit, unit),
             jnp.array(False),
         )
-        k, x, _, _, _, rr, stopped = jax.lax.while_loop(going_on, iterate, start)
+        k, x, _, _, _, rr, stopped = jax.lax.while_loop(is_unfinished, iterate, start)
         return tree.scale(b_norm, x), ConjugateGradientInfo(k, jnp.sqrt(rr), stopped)
 
     return solve
@@ -221,7 +228,7 @@ def nystrom(rank: int, damping: float, key: chex.PRNGKey) -> Solver:
         test = jax.random.normal(key, (flat_b.size, columns), flat_b.dtype)
         q, _ = jnp.linalg.qr(test)
 
-        def flat_matvec(v):
+        def flat_matvec(v: chex.Array) -> chex.Array:
             return ravel_pytree(matvec(unravel(v)))[0]
 
         y = jax.vmap(flat_matvec, in_axes=1, out_axes=1)(q)
@@ -253,7 +260,7 @@ def dense(damping: float = 0.0) -> Solver:
     def solve(matvec: Matvec, b: PyTree) -> PyTree:
         flat_b, unravel = ravel_pytree(b)
 
-        def column(v):
+        def column(v: chex.Array) -> chex.Array:
             return ravel_pytree(damp(matvec, damping)(unravel(v)))[0]
 
         eye = jnp.eye(flat_b.size, dtype=flat_b.dtype)
@@ -282,11 +289,28 @@ def largest_eigenvalue(
     like = tree.promote(jax.tree.map(jnp.asarray, like))
     start = optax.tree.random_like(key, like, jax.random.normal)
 
-    def step(_, carry):
+    def step(
+        _: chex.Numeric, carry: tuple[PyTree, chex.Array]
+    ) -> tuple[PyTree, chex.Array]:
         return tree.normalize(matvec(carry[0]))
 
     carry = tree.normalize(start)
     return _repeat(num_steps, step, carry)[1]
+
+
+def auto_step_size(largest: chex.Numeric) -> chex.Array:
+    """Returns the step size "auto" of the Neumann series: `1 / (1.05 * largest)`.
+
+    Power iteration approaches the largest eigenvalue from below, so the inverse of its
+    estimate is longer than `1 / lambda_max`. The margin of 5 % makes up for that.
+
+    Args:
+      largest: estimate of the largest eigenvalue, such as `largest_eigenvalue` returns
+        after `AUTO_NUM_STEPS` products. One that is not positive (zero for A = 0)
+        gives no scale, and the step is 1.
+    """
+    bound = _AUTO_MARGIN * largest
+    return 1 / jnp.where(bound > 0, bound, 1)
 
 
 def split_info(returned: Any, b: PyTree) -> tuple[PyTree, Any]:
@@ -304,7 +328,7 @@ def split_info(returned: Any, b: PyTree) -> tuple[PyTree, Any]:
     return x, info
 
 
-def damp(matvec: Matvec, damping: float) -> Matvec:
+def damp(matvec: Matvec, damping: chex.Numeric) -> Matvec:
     """The product with `A + damping I`."""
     if _is_zero(damping):
         return matvec

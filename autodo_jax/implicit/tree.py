@@ -4,14 +4,12 @@ Solves run on *vectors*: pytrees with the structure and shapes of the parameters
 leaves of at least float32, whatever the precision of the parameters.
 """
 
-from typing import Any
-
 import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-PyTree = Any
+from autodo_jax._typing import PyTree
 
 
 def promote(tree: PyTree) -> PyTree:

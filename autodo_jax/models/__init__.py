@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from autodo_jax.models import resnet, small_cnn, wide_resnet
 from autodo_jax.models.network import Activation, Network
 from autodo_jax.models.resnet import ResNet
 from autodo_jax.models.small_cnn import SmallCNN
@@ -23,6 +24,25 @@ ACTIVATIONS: dict[str, Activation] = {
     "silu": nn.silu,
     "softplus": nn.softplus,
 }
+
+
+def check(config: Any) -> None:
+    """Checks the sizes of a network without making it.
+
+    Widths are checked whichever network is chosen, the depth for those that have one.
+
+    Args:
+      config: config.model.
+
+    Raises:
+      ValueError: a depth that the network does not come in, or no or empty stages. The
+        text begins with the field: "model.depth is 17, expected ...".
+    """
+    if config.name == "wide_resnet":
+        wide_resnet.check_depth(config.depth)
+    if config.name == "resnet":
+        resnet.check_depth(config.depth)
+    small_cnn.check_widths(config.widths)
 
 
 def create(config: Any, num_classes: int, axis_name: str | None = None) -> Network:

@@ -10,6 +10,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 Activation = Callable[[chex.Array], chex.Array]
 
@@ -34,7 +35,7 @@ def conv(
     size: int,
     stride: int = 1,
     *,
-    dtype: Any,
+    dtype: DTypeLike,
     kernel_init: nn.initializers.Initializer,
 ) -> nn.Conv:
     """A convolution without bias that pads `size // 2` pixels on each side."""
@@ -97,7 +98,7 @@ def convolve_patches(
     return outputs.reshape(-1, height, width, kernel.shape[-1])
 
 
-def norm(dtype: Any, axis_name: str | None) -> nn.BatchNorm:
+def norm(dtype: DTypeLike, axis_name: str | None) -> nn.BatchNorm:
     """Batch norm that keeps 0.9 of its running statistics a step (torch: 0.1 new).
 
     Its batch statistics are those of the whole batch, on all devices of `axis_name`.

@@ -4,11 +4,10 @@ With ReLU they are torchvision's: also its padding, its initialization, and the 
 of a bottleneck in the 3x3 convolution ("v1.5").
 """
 
-from typing import Any
-
 import chex
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from autodo_jax.models.network import Activation, Network, conv, norm, widen
 
@@ -19,6 +18,14 @@ STEMS = ("imagenet", "small")
 _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
+def check_depth(depth: int) -> None:
+    """Raises a ValueError unless `depth` is a key of `DEPTHS`."""
+    if depth not in DEPTHS:
+        raise ValueError(
+            f"model.depth is {depth!r}, expected one of {(*DEPTHS,)} for resnet"
+        )
+
+
 class _Block(nn.Module):
     """Two 3x3 convolutions, or a 3x3 between two 1x1, beside a shortcut."""
 
@@ -26,12 +33,14 @@ class _Block(nn.Module):
     stride: int
     bottleneck: bool
     activation: Activation
-    dtype: Any
+    dtype: DTypeLike
     axis_name: str | None
 
     @nn.compact
     def __call__(self, x: chex.Array, *, train: bool) -> chex.Array:
-        def conv_norm(y, channels, size, stride):
+        def conv_norm(
+            y: chex.Array, channels: int, size: int, stride: int
+        ) -> chex.Array:
             layer = conv(channels, size, stride, dtype=self.dtype, kernel_init=_INIT)
             norm_ = norm(self.dtype, self.axis_name)
             return norm_(layer(y), use_running_average=not train)
@@ -67,12 +76,11 @@ class ResNet(Network):
     depth: int = 18
     stem: str = "imagenet"
     activation: Activation = nn.celu
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     axis_name: str | None = None
 
-    def setup(self):
-        if self.depth not in DEPTHS:
-            raise ValueError(f"`depth` must be one of {[*DEPTHS]}, got {self.depth}.")
+    def setup(self) -> None:
+        check_depth(self.depth)
         if self.stem not in STEMS:
             raise ValueError(f"`stem` must be one of {STEMS}, got {self.stem!r}.")
         size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)

@@ -1,13 +1,21 @@
 """A small convolutional network for images of 8 to 32 pixels, in LeNet's manner."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import chex
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from autodo_jax.models.network import Activation, Network, convolve_patches, norm, widen
+
+
+def check_widths(widths: Sequence[int]) -> None:
+    """Raises a ValueError unless `widths` has a stage and each has a channel."""
+    if not widths or min(widths) < 1:
+        raise ValueError(
+            f"model.widths is {widths!r}, expected channels >= 1, one number a stage"
+        )
 
 
 class SmallCNN(Network):
@@ -26,10 +34,10 @@ class SmallCNN(Network):
     num_classes: int
     widths: Sequence[int] = (32, 64, 64)
     activation: Activation = nn.celu
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     axis_name: str | None = None
 
-    def setup(self):
+    def setup(self) -> None:
         self.convs = [
             nn.Conv(
                 width,

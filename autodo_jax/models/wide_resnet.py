@@ -1,14 +1,21 @@
 """Wide residual networks (Zagoruyko and Komodakis, 2016) with CELU (App. A)."""
 
-from typing import Any
-
 import chex
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from autodo_jax.models.network import Activation, Network, conv, norm, widen
 
 _INIT = nn.initializers.he_normal()
+
+
+def check_depth(depth: int) -> None:
+    """Raises a ValueError unless `depth` is 6n + 4 with n >= 1."""
+    if depth < 10 or (depth - 4) % 6:
+        raise ValueError(
+            f"model.depth is {depth!r}, expected 6n + 4 with n >= 1: 10, 16, 28, ..."
+        )
 
 
 class _Block(nn.Module):
@@ -17,16 +24,16 @@ class _Block(nn.Module):
     width: int
     stride: int
     activation: Activation
-    dtype: Any
+    dtype: DTypeLike
     axis_name: str | None
 
     @nn.compact
     def __call__(self, x: chex.Array, *, train: bool) -> chex.Array:
-        def norm_activate(y):
+        def norm_activate(y: chex.Array) -> chex.Array:
             y = norm(self.dtype, self.axis_name)(y, use_running_average=not train)
             return self.activation(y)
 
-        def convolve(y, size, stride):
+        def convolve(y: chex.Array, size: int, stride: int) -> chex.Array:
             layer = conv(self.width, size, stride, dtype=self.dtype, kernel_init=_INIT)
             return layer(y)
 
@@ -53,15 +60,11 @@ class WideResNet(Network):
     depth: int = 28
     width: int = 10
     activation: Activation = nn.celu
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     axis_name: str | None = None
 
-    def setup(self):
-        if self.depth < 10 or (self.depth - 4) % 6:
-            raise ValueError(
-                "`depth` must be 6n + 4 with n >= 1 (10, 16, 28, ...), got "
-                f"{self.depth}."
-            )
+    def setup(self) -> None:
+        check_depth(self.depth)
         self.stem = conv(16, 3, dtype=self.dtype, kernel_init=_INIT)
         self.blocks = [
             _Block(

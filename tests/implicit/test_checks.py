@@ -1,5 +1,6 @@
 """Wrong use is refused with the argument, what came and what was expected."""
 
+import inspect
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from autodo_jax.implicit import (
     implicit_argmin,
     solvers,
     value_and_hypergrad,
+    value_and_hypergrad_root,
 )
 
 PARAMS = jnp.array([1.0, 2.0])
@@ -317,6 +319,16 @@ def test_options_are_keyword_only():
     positional: Any = value_and_hypergrad
     with pytest.raises(TypeError, match="positional"):
         positional(inner, outer, PARAMS, HPARAMS, ())
+
+
+@pytest.mark.parametrize(
+    ("short", "full"),
+    [(hypergrad, value_and_hypergrad), (hypergrad_root, value_and_hypergrad_root)],
+)
+def test_both_forms_take_the_same_arguments(short, full):
+    """Names, defaults and annotations."""
+    expected = inspect.signature(full).parameters
+    assert dict(inspect.signature(short).parameters) == dict(expected)
 
 
 def test_lists_of_arguments_pass():

@@ -202,6 +202,22 @@ def test_the_auto_step_without_curvature():
     np.testing.assert_array_equal(got, 3.0)
 
 
+def test_the_auto_step_of_an_estimate(x64):
+    """5 % below its inverse; 1 for estimates that give no scale."""
+    estimates = [4.0, 1e-30, 0.0, -2.0, np.nan]
+    expected = [1 / 4.2, 1e30 / 1.05, 1, 1, 1]
+    got = [solvers.auto_step_size(estimate) for estimate in estimates]
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+def test_auto_is_that_step_after_its_number_of_products():
+    _, matvec, b = system(np.float32)
+    estimate = solvers.largest_eigenvalue(matvec, b, num_steps=solvers.AUTO_NUM_STEPS)
+    step = solvers.auto_step_size(estimate)
+    got, expected = (solvers.neumann(3, a)(matvec, b) for a in ("auto", step))
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
 @pytest.mark.parametrize("num_steps", [8, 60])
 def test_largest_eigenvalue(num_steps, x64):
     matrix, matvec, b = system()

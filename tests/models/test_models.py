@@ -1,6 +1,7 @@
 """One contract for all networks: encoder and head, dtype, batch norm, activation."""
 
 import functools
+import re
 from typing import Any
 
 import jax
@@ -188,6 +189,42 @@ def test_unknown_names_are_refused_with_the_known_ones():
         create("vgg")
     with pytest.raises(ValueError, match=r"model\.activation.*'silu'.*got 'swish'"):
         create("small_cnn", activation="swish")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"name": "wide_resnet", "depth": 17},
+            "model.depth is 17, expected 6n + 4 with n >= 1: 10, 16, 28, ...",
+        ),
+        (
+            {"name": "resnet", "depth": 20},
+            "model.depth is 20, expected one of (18, 34, 50) for resnet",
+        ),
+        (
+            {"name": "small_cnn", "widths": ()},
+            "model.widths is (), expected channels >= 1, one number a stage",
+        ),
+        (
+            {"name": "resnet", "widths": (4, 0)},
+            "model.widths is (4, 0), expected channels >= 1, one number a stage",
+        ),
+    ],
+)
+def test_sizes_are_refused_with_what_was_expected(fields, message):
+    config = ml_collections.ConfigDict({"depth": 34, "widths": (4,)} | fields)
+    with pytest.raises(ValueError, match=rf"^{re.escape(message)}$"):
+        models.check(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "depth"), [("small_cnn", 0), ("resnet", 34), ("wide_resnet", 16)]
+)
+def test_sizes_that_a_network_comes_in_pass(name, depth):
+    models.check(
+        ml_collections.ConfigDict({"name": name, "depth": depth, "widths": (4, 8)})
+    )
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -107,7 +107,7 @@ def test_kernels_start_with_variance_two_over_fan_out():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"depth": 20}, r"`depth` must be one of \[18, 34, 50\], got 20"),
+        ({"depth": 20}, r"model\.depth is 20, expected one of \(18, 34, 50\)"),
         ({"stem": "cifar"}, r"`stem` must be one of .*'small'.* got 'cifar'"),
     ],
 )

@@ -225,7 +225,7 @@ def _members(names: Iterable[str], root: pathlib.Path) -> Members:
 
 
 def _prefix(names: Iterable[str], root: pathlib.Path) -> str:
-    """Returns the path, with a slash, of the folder with train/ in it; "" for `root`."""
+    """Returns the path of the folder with train/ in it, "" or with a final slash."""
     prefixes = set()
     for name in names:
         top = name.split("/")[0]
