@@ -21,13 +21,13 @@ import common
 
 ROOT = pathlib.Path(__file__).parents[1]
 NEVER_SAVES = """
-from autodo_jax.train import journal
-journal.CheckpointSchedule.save = lambda *_, **__: None
+from autodo_jax.train.checkpoint_schedule import CheckpointSchedule
+CheckpointSchedule.save = lambda *_, **__: None
 """
 TIMES_SAVING = """
 import time
-from autodo_jax.train import journal
-save, leave = journal.CheckpointSchedule.save, journal.CheckpointSchedule.__exit__
+from autodo_jax.train.checkpoint_schedule import CheckpointSchedule
+save, leave = CheckpointSchedule.save, CheckpointSchedule.__exit__
 spent = 0.0
 def timed(function):
     def call(*args, **kwargs):
@@ -39,7 +39,7 @@ def timed(function):
             spent += time.perf_counter() - start
             print("saving", spent, flush=True)
     return call
-schedule.save, schedule.__exit__ = timed(save), timed(leave)
+CheckpointSchedule.save, CheckpointSchedule.__exit__ = timed(save), timed(leave)
 """
 
 

@@ -21,13 +21,13 @@ from autodo_jax.data.dataset import Dataset, SourceSplits
 # prints "stepped" when the first step has ended.
 MAIN = "import sys; from autodo_jax import main; sys.exit(main.main(sys.argv))"
 SAYS_ITS_FIRST_STEP = """
-from autodo_jax.train import journal
-end_steps = journal.RunLog.end_steps
+from autodo_jax.train.run_log import RunLog
+end_steps = RunLog.end_steps
 def first(self, phase, values):
     print("stepped", flush=True)
-    journal.RunLog.end_steps = end_steps
+    RunLog.end_steps = end_steps
     end_steps(self, phase, values)
-journal.RunLog.end_steps = first
+RunLog.end_steps = first
 """
 _PEERS = ("torch", "kornia", "dm-pix")
 

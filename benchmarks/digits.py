@@ -20,6 +20,8 @@ import time
 import common
 from performance import ratios_to_baseline, training_seconds
 
+from autodo_jax.workdir import files
+
 ROOT = pathlib.Path(__file__).parents[1]
 EPOCHS = 120
 PROGRAM = common.SAYS_ITS_FIRST_STEP + common.MAIN
@@ -47,7 +49,7 @@ def run(folder: pathlib.Path, cache: pathlib.Path, method: str, *flags: str) -> 
             first = time.perf_counter() - began
     assert process.wait() == 0
     whole = time.perf_counter() - began
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines = (folder / files.METRICS).read_text().splitlines()
     epochs = [json.loads(line) for line in lines]
     return {
         "first step": first,

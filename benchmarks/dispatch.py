@@ -31,11 +31,12 @@ def steps(model: str, phase: str, several: int) -> Callable[[], Any]:
     config.data.mean, config.data.std = (0.5,) * 3, (0.25,) * 3
     config.model.name, config.model.depth, config.model.width = model, 10, 1
     parts = common.random_parts(STEPS * BATCH, 16)
-    ready, state = setup.prepare(config, parts=parts)
-    step, key = {
-        "task": (ready.task_step, ready.task_key),
-        "hyper": (ready.hyper_step, ready.hyper_key),
-    }[phase]
+    ready, state = setup.prepare(config, splits=parts)
+    known: dict[str, tuple[Callable, Any]] = {
+        "task": (ready.steps.task, ready.task_key),
+        "hyper": (ready.steps.hyper, ready.hyper_key),
+    }
+    step, key = known[phase]
 
     def take() -> Any:
         nonlocal state

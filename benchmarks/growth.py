@@ -43,12 +43,13 @@ def step(values: dict[str, int]) -> Callable[[], Any]:
     config.model.name, config.model.widths = "small_cnn", (16, 32, 32)
     config.hyper.num_terms = values["T"]
     parts = common.random_parts(values["N"], values["side"], num_classes=values["C"])
-    ready, state = setup.prepare(config, parts=parts)
+    ready, state = setup.prepare(config, splits=parts)
     batches = ready.feed.batches("hyper", config.hyper.start_epoch)
 
     def take() -> Any:
         nonlocal state
-        state, metrics = ready.hyper_step(state, *next(batches), ready.hyper_key)
+        train, validation = next(batches)
+        state, metrics = ready.steps.hyper(state, train, validation, ready.hyper_key)
         jax.block_until_ready(state)
         return metrics
 

@@ -53,6 +53,8 @@ from sklearn.preprocessing import StandardScaler
 import autodo_jax
 from autodo_jax.data import run_data
 from autodo_jax.train import loop
+from autodo_jax.train.setup import prepare
+from autodo_jax.workdir import files
 
 NOISES = {"uniform 10 %": ("uniform", 0.1), "uniform 40 %": ("uniform", 0.4)}
 NOISES["pair 20 %"] = ("pair", 0.2)
@@ -102,14 +104,14 @@ def run_ours(config: ml_collections.ConfigDict) -> dict[str, Scored]:
     for control in ("", ", frozen"):
         config.hyper.frozen = bool(control)
         with tempfile.TemporaryDirectory() as folder:
-            finished = loop.run(config, pathlib.Path(folder), show="nothing")
-            with np.load(pathlib.Path(folder) / "hyperparams.npz") as tables:
+            finished = loop.run(*prepare(config), pathlib.Path(folder))
+            with np.load(pathlib.Path(folder) / files.HYPERPARAMS) as tables:
                 soft_label = tables.get("label")
         report = finished.report
         name = config.method + control
         rows[name] = Scored(report.noise_score, report.noise_score > 0.5)
         if soft_label is not None:
-            labels = finished.setup.experiment.splits.train.labels
+            labels = finished.setup.data.splits.train.labels
             odds = np.exp(soft_label - soft_label.max(axis=1, keepdims=True))
             given = odds[np.arange(len(labels)), labels] / odds.sum(axis=1)
             rows[f"{name}: soft label"] = Scored(1 - given, given < 0.5)

@@ -33,15 +33,16 @@ class Run:
         config.augment.erase_probability = 0.0
         config.model.name, config.model.widths = "small_cnn", (8, 8)
         parts = common.random_parts(num_points, 8, channels=1)
-        self.setup, self.state = setup.prepare(config, parts=parts)
+        self.setup, self.state = setup.prepare(config, splits=parts)
         self.batches = self.setup.feed.batches("hyper", config.hyper.start_epoch)
 
     def step(self) -> float:
         """Takes a step; returns its milliseconds."""
         points = next(self.batches)
         start = time.perf_counter()
-        self.state, values = self.setup.hyper_step(
-            self.state, *points, self.setup.hyper_key
+        train, validation = points
+        self.state, values = self.setup.steps.hyper(
+            self.state, train, validation, self.setup.hyper_key
         )
         jax.block_until_ready((self.state, values))
         return 1e3 * (time.perf_counter() - start)

@@ -21,6 +21,7 @@ import steps_torch
 import torch
 
 from autodo_jax.config import apply_method, default_config
+from autodo_jax.data.batches.batch import take
 from autodo_jax.implicit import value_and_hypergrad
 from autodo_jax.implicit.solvers import neumann
 from autodo_jax.objective import split_theta
@@ -51,14 +52,14 @@ class Pair:
         """Prepares both."""
         self.config = config
         parts = common.random_parts(NUM_POINTS, 32, num_classes=NUM_CLASSES)
-        self.setup, self.state = setup.prepare(config, parts=parts)
+        self.setup, self.state = setup.prepare(config, splits=parts)
         self.batches: list[Any] = list(self.setup.feed.batches("hyper", 0))
         model = steps_torch.WideResNet(
             NUM_CLASSES, config.model.depth, config.model.width
         )
         steps_torch.load(model, self.state.params, self.state.batch_stats)
         self.trainer = steps_torch.Trainer(model, self.state.tables, config)
-        splits = self.setup.experiment.splits
+        splits = self.setup.data.splits
         self.data = {
             name: (
                 torch.from_numpy(np.array(part.pixels().transpose(0, 3, 1, 2))),
@@ -95,9 +96,9 @@ class Pair:
 
         ready = self.setup
         return {
-            "ours task": lambda: ours("ours task", ready.task_step, ready.task_key, 1),
+            "ours task": lambda: ours("ours task", ready.steps.task, ready.task_key, 1),
             "ours hyper": lambda: ours(
-                "ours hyper", ready.hyper_step, ready.hyper_key, 2
+                "ours hyper", ready.steps.hyper, ready.hyper_key, 2
             ),
             "torch task": lambda: theirs("torch task", self.trainer.task_step, 2),
             "torch hyper": lambda: theirs("torch hyper", self.trainer.hyper_step, 3),
@@ -112,10 +113,8 @@ class Pair:
         """
         objective, state, hyper = self.setup.objective, self.state, self.config.hyper
         points, validation = self.batches[0]
-        train = steps.pipeline.take(points.images, points.labels, points.index)
-        outer = steps.pipeline.take(
-            validation.images, validation.labels, validation.index
-        )
+        train = take(points.images, points.labels, points.index)
+        outer = take(validation.images, validation.labels, validation.index)
         keys = steps.point_keys(jax.random.key(7), jnp.int32(0), points.index)
         plain = type(objective)(**{**vars(objective), "standard": {"crop_padding": 0}})
         rows = {name: table[points.index] for name, table in state.tables.items()}
@@ -177,8 +176,8 @@ class Pair:
         ready: Any = self.setup
         points, validation = self.batches[0]
         lowered = {
-            "task": ready.task_step.lower(self.state, points, ready.task_key),
-            "hyper": ready.hyper_step.lower(
+            "task": ready.steps.task.lower(self.state, points, ready.task_key),
+            "hyper": ready.steps.hyper.lower(
                 self.state, points, validation, ready.hyper_key
             ),
         }

@@ -27,6 +27,7 @@ from typing import NamedTuple
 from absl import flags
 
 from autodo_jax import config as config_lib
+from autodo_jax.workdir import files
 
 FLAGS = flags.FlagValues()
 _CONFIG = flags.DEFINE_string(
@@ -181,7 +182,7 @@ def run_grid(
         text = " ".join(command[1:])
         print(f"run {number + 1} of {len(grid)}{left}: {text}", flush=True)
         if not _DRY_RUN.value:
-            is_new = not (grid[number].workdir(root) / "result.json").exists()
+            is_new = not (grid[number].workdir(root) / files.RESULT).exists()
             start = time.monotonic()
             status = run(command, environment)
             if status:

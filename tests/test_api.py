@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 
 import autodo_jax
-from autodo_jax import api, main, processes
+from autodo_jax import api, errors, main
+from autodo_jax import config as config_lib
 from autodo_jax.data import split
 from autodo_jax.data.sources import arrays
 from autodo_jax.data.sources import digits as digits_source
 from autodo_jax.train import loop
-from tests.train.test_loop import tiny_config
+from autodo_jax.workdir import files
+from tests.train.prepared import tiny_config
 
 RNG = np.random.default_rng(0)
 
@@ -221,7 +223,7 @@ GOOD = (images(40, 8, 8, 1), LABELS)
         ((images(40, 8, 8), LABELS.astype(np.uint64) + 2**40), "label is 10995116277"),
         ((images(40, 8, 8), LABELS + 10**7), "the labels go up to 10000009, but 40"),
         ((images(40, 8, 8, 5), LABELS), "with 1 or 3 channels"),
-        (([[[1], [1, 2]]], LABELS), "the train images are no array"),
+        (([[[1], [1, 2]]], LABELS), "the train images are not an array"),
         ((images(40, 9, 8), LABELS), "expected 8x8|9x8"),
         ((images(40, 8, 8, 3), LABELS), "validation images have 1 channels"),
         (GOOD, "40 of 40 validation images are in the train set"),
@@ -247,7 +249,7 @@ def changed(**fields):
         (changed(**{"data.max_train_points": 5}), "all points of arrays are taken"),
         (changed(**{"data.outer_set": "test"}), "there is no test set"),
         (changed(epoch=3), "has unknown field config.epoch;"),
-        (ml_collections.ConfigDict(), "has no field config.augment.color_num_ops"),
+        (ml_collections.ConfigDict(), "has no field config.augment.crop_padding"),
         ({"epochs": 1}, "is a dict, expected a ConfigDict"),
     ],
 )
@@ -276,17 +278,22 @@ def test_a_workdir_of_another_network_is_refused(digits, tmp_path, model):
     config = tiny_config("autodo_s", epochs=2)
     given = config.copy_and_resolve_references()
     given.data.source, given.model.module = "arrays", "Perceptron 0123456789ab"
-    (tmp_path / "config.json").write_text(given.to_json_best_effort())
+    files.write_config(tmp_path, config_lib.to_json(given))
     with pytest.raises(ValueError, match=r"run with another config\.model\.mod"):
         autodo_jax.optimize_dataset(
             *digits, model=model, config=config, workdir=tmp_path, progress=False
         )
 
 
+def fingerprint_of(model, splits):
+    shapes = api.validate_model(model, splits, tiny_config("autodo_s"))
+    return api.fingerprint(model, shapes)
+
+
 def test_networks_have_names_that_last(digits):
     parts = arrays.to_splits(*digits)
     names = [
-        api._checked_model(model, parts, tiny_config("autodo_s"))
+        fingerprint_of(model, parts)
         for model in (
             Perceptron(),
             Perceptron(),
@@ -296,9 +303,8 @@ def test_networks_have_names_that_last(digits):
     ]
     assert names[0] == names[1] and len(set(names)) == 3
     code = (
-        "from tests.test_api import *; config = tiny_config('autodo_s');"
-        "point = np.zeros((10, 8, 8)), np.arange(10);"
-        "print(fingerprint_of(Perceptron(), point, config))"
+        "from tests.test_api import *; point = np.zeros((10, 8, 8)), np.arange(10);"
+        "print(fingerprint_of(Perceptron(), arrays.to_splits(point, point)))"
     )
     other = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -308,10 +314,10 @@ def test_networks_have_names_that_last(digits):
 
 def test_ctrl_c_is_what_python_makes_of_it(digits, monkeypatch, tmp_path):
     def interrupted(*_, **__):
-        raise processes.Interrupted("saved; the same command goes on", signal.SIGINT)
+        raise errors.Interrupted("saved", "<again> continues", signum=signal.SIGINT)
 
     monkeypatch.setattr(loop, "run", interrupted)
-    for workdir, said in ((None, ""), (tmp_path, "saved; the same command goes on")):
+    for workdir, said in ((None, ""), (tmp_path, "saved; the same call continues")):
         with pytest.raises(KeyboardInterrupt) as raised:
             autodo_jax.optimize_dataset(*digits, workdir=workdir, progress=False)
         assert str(raised.value) == said

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "autodo_jax"
-ANYONE = {"_typing", "errors", "version"}  # which import nothing of the package
+ANYONE = {"errors", "version", "_typing"}  # import nothing of the package
 LEAVES = {"implicit", "hyperparams", "augment", "losses", "models", "data", "metrics"}
 LEAVES |= {"distributed", "processes"}
 ALLOWED = {
@@ -17,28 +17,28 @@ ALLOWED = {
     "workdir": {"workdir", "config"},
     "train": LEAVES | {"train", "objective", "config", "workdir"},
     "report": {"report", "config", "workdir"},
-    "export": {"export", "config", "data", "workdir"},
-    "main": {"main", "config", "data", "processes", "report", "train", "workdir"},
-    "api": {
-        "api",
-        "config",
-        "data",
-        "distributed",
-        "processes",
-        "report",
-        "train",
-        "workdir",
-    },
+    "export": {"export", "data", "workdir"},
+    "command_line": {"config", "processes"},
+    "main": {"command_line", "processes", "report", "train", "workdir"},
+    "api": {"config", "data", "distributed", "report", "train", "workdir"},
+}
+# Within data: the stages in their order, and what they share below them.
+SHARED = {"dataset", "split", "distort", "checks"}
+DATA = {
+    "images": {"images"},
+    "dataset": {"images"},
+    "split": {"dataset"},
+    "distort": {"dataset"},
+    "checks": {"dataset", "images"},
+    "sources": {"sources", "dataset", "images", "split"},
+    "batches": {"batches", "dataset"},
+    "prepare": {"prepare", "sources"},
+    "run_data": {"sources", *SHARED},
 }
 
 
-def part_of(module):
-    """`autodo_jax.data.split` -> `data`; None for modules of others."""
-    top, *rest = module.split(".")
-    return rest[0] if top == "autodo_jax" and rest else None
-
-
-def imported_parts(path):
+def imports(path):
+    """Yields what a module imports of the package, names of functions at their end."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
@@ -47,21 +47,77 @@ def imported_parts(path):
             modules = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        yield from filter(None, map(part_of, modules))
+        for module in modules:
+            top, *rest = module.split(".")
+            if top == "autodo_jax" and rest:
+                yield tuple(rest)
+
+
+def modules_of(root, part):
+    single = root / f"{part}.py"
+    return [single] if single.exists() else sorted((root / part).rglob("*.py"))
 
 
 @pytest.mark.parametrize("part", sorted(ALLOWED))
 def test_a_part_imports_only_what_it_may(part):
-    single = PACKAGE / f"{part}.py"
-    for path in [single] if single.exists() else (PACKAGE / part).rglob("*.py"):
-        assert set(imported_parts(path)) <= ALLOWED[part] | ANYONE, path
+    for path in modules_of(PACKAGE, part):
+        found = {first for first, *_ in imports(path)}
+        assert found <= ALLOWED[part] | ANYONE, path
 
 
-def test_every_part_has_a_rule():
+@pytest.mark.parametrize("part", sorted(DATA))
+def test_a_stage_of_data_imports_only_what_it_may(part):
+    for path in modules_of(PACKAGE / "data", part):
+        found = {second for first, second, *_ in imports(path) if first == "data"}
+        assert found <= DATA[part], path
+
+
+@pytest.mark.parametrize(("root", "rules"), [("", ALLOWED), ("data", DATA)])
+def test_every_part_has_a_rule(root, rules):
     parts = {
-        path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()
+        path.stem
+        for path in (PACKAGE / root).iterdir()
+        if path.suffix == ".py" or path.is_dir()
     }
-    assert parts - {"__init__", "__pycache__"} == set(ALLOWED)
+    assert parts - {"__init__", "__pycache__"} == set(rules)
+
+
+def test_few_modules_lie_at_the_top():
+    assert len(list(PACKAGE.glob("*.py"))) <= 14
+
+
+def test_there_are_no_circles():
+    paths = {
+        path.relative_to(PACKAGE).with_suffix("").parts: path
+        for path in PACKAGE.rglob("*.py")
+    }
+    imported = {}
+    for name, path in paths.items():
+        found = {
+            module[:end]
+            for module in imports(path)
+            for end in range(1, len(module) + 1)
+        }
+        packages = {module for module in found if (*module, "__init__") in paths}
+        imported[name] = {module for module in found if module in paths} | {
+            # Of a package its own file, where that is what the import names.
+            (*module, "__init__")
+            for module in packages
+            if any(name == module for name in imports(path))
+        }
+    done, current = set(), []
+
+    def visit(name):
+        assert name not in current, [*current[current.index(name) :], name]
+        if name not in done:
+            current.append(name)
+            for other in sorted(imported[name] - {name}):
+                visit(other)
+            current.pop()
+            done.add(name)
+
+    for name in sorted(paths):
+        visit(name)
 
 
 def test_no_module_bears_the_name_of_a_public_function():

@@ -8,6 +8,10 @@ import ml_collections
 import pytest
 
 from autodo_jax import config as config_lib
+from autodo_jax.errors import RunFilesError
+from autodo_jax.train import state
+from autodo_jax.workdir import files
+from autodo_jax.workdir.run import load_config
 from configs import cifar10, digits
 
 
@@ -17,9 +21,9 @@ def test_defaults_are_the_papers():
     paper = {
         "epochs": 200, "batch_size": 256,
         "task.learning_rate": 0.1, "task.momentum": 0.9, "task.weight_decay": 1e-4,
-        "task.warmup_epochs": 5, "hyper.learning_rate": 0.05, "hyper.start_epoch": 50,
+        "hyper.learning_rate": 0.05, "hyper.start_epoch": 50,
         "hyper.num_terms": 5, "hyper.step_size": 0.01, "hyper.smoothing": 0.1,
-        "hyper.decay": 0.99, "hyper.eps": 1e-8, "augment.gate_probability": 0.25,
+        "augment.gate_probability": 0.25,
         "model.depth": 28, "model.width": 10,
     }  # fmt: skip
     for name, value in paper.items():
@@ -28,6 +32,9 @@ def test_defaults_are_the_papers():
         for part in path:
             section = section[part]
         assert section[field] == value, name
+    assert state.WARMUP_EPOCHS == 5
+    # PyTorch's.
+    assert (state.RMSPROP_DECAY, state.RMSPROP_EPS) == (0.99, 1e-8)
 
 
 CONFIGS = sorted(
@@ -120,13 +127,12 @@ def test_depths_that_a_network_does_not_come_in_are_refused(name, depth):
 
 def test_the_configuration_of_a_run_is_read_back(tmp_path):
     config = digits.get_config("autodo_s")
-    path = tmp_path / "config.json"
-    path.write_text(config.to_json_best_effort())
-    found = config_lib.load(path)
+    files.write_config(tmp_path, config_lib.to_json(config))
+    found = load_config(tmp_path)
     assert found.to_json_best_effort() == config.to_json_best_effort()
     assert found.model.widths == config.model.widths
     for text in ("{", "[]", '{"unknown": 1}', '{"epochs": -1}'):
-        path.write_text(text)
-        with pytest.raises(ValueError) as raised:
-            config_lib.load(path)
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(RunFilesError) as raised:
+            load_config(tmp_path)
         assert "\n" not in str(raised.value)

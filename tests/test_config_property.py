@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from autodo_jax import config as config_lib
 from autodo_jax.augment.learned import OPERATIONS
-from autodo_jax.errors import DataError
+from autodo_jax.errors import DataError, RunError
 from autodo_jax.train import evaluate, setup
-from autodo_jax.train.setup import RunError
-from tests.train.test_loop import tiny_config
+from tests.train.prepared import tiny_config
 
 FIELDS = config_lib.flatten(tiny_config("autodo").to_dict())
 # What a larger value would only take long for.
@@ -104,13 +103,14 @@ def test_what_is_in_range_takes_a_step_or_is_refused_by_name(changes):
         ready, state = setup.prepare(config)
         ((train,), *_) = ready.feed.batches("task", 0)
         before = int(state.step)
-        state, values = ready.task_step(state, train, ready.task_key)
+        state, values = ready.steps.task(state, train, ready.task_key)
         assert int(state.step) == before + 1 and "train_loss" in values
         if config_lib.has_hyperparams(config.hyper) and not config.hyper.frozen:
-            (points, *_) = ready.feed.batches("hyper", config.hyper.start_epoch)
-            state, values = ready.hyper_step(state, *points, ready.hyper_key)
+            batches = ready.feed.batches("hyper", config.hyper.start_epoch)
+            points, validation = next(batches)
+            state, _ = ready.steps.hyper(state, points, validation, ready.hyper_key)
             assert int(state.hyper_optimizer_state.count) == 1
         evaluation = evaluate.evaluate(ready, state, "test", 0)
-        assert evaluation.losses.shape == (len(ready.experiment.splits.test.labels),)
+        assert evaluation.losses.shape == (len(ready.data.splits.test.labels),)
     except (DataError, RunError) as error:
         assert_names_a_field(str(error))

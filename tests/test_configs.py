@@ -48,11 +48,11 @@ def test_a_config_takes_its_steps(name, monkeypatch):
         config.model.depth, config.model.width = 10, 1
     ready, state = setup.prepare(config)
     ((train,), *_) = ready.feed.batches("task", 0)
-    (points, *_) = ready.feed.batches("hyper", 0)
-    state, values = ready.task_step(state, train, ready.task_key)
+    ((points, validation), *_) = ready.feed.batches("hyper", 0)
+    state, values = ready.steps.task(state, train, ready.task_key)
     assert np.isfinite(values["train_loss"])
     before = {name: np.asarray(table) for name, table in state.tables.items()}
-    state, values = ready.hyper_step(state, *points, ready.hyper_key)
+    state, values = ready.steps.hyper(state, points, validation, ready.hyper_key)
     # Next to a random start the paper's step size may be too large for the series.
     assert np.isfinite(values["outer_loss"]) and np.isfinite(values["residual_norm"])
     assert all((state.tables[name] != before[name]).any() for name in before)

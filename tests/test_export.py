@@ -9,8 +9,8 @@ import pytest
 from autodo_jax import export, load_dataset_report, main
 from autodo_jax.data.sources import folder
 from autodo_jax.workdir import dataset_report
+from tests.bad_input import folder_flags, tarred, tree
 from tests.data.sources.test_folder import fields
-from tests.test_bad_input import folder_flags, tarred, tree
 from tests.test_main import ROOT
 
 # Train images of `tree`, two of which get another label.
@@ -108,7 +108,7 @@ def test_what_cannot_be_exported_is_refused(change, expected, tmp_path, capsys):
 def test_other_data_than_folders_are_refused(tmp_path, capsys):
     workdir = workdir_of(tmp_path, "", source="digits")
     assert export.main([str(workdir), f"--to={tmp_path}/clean"]) == 2
-    assert "was trained on digits; only image folders" in capsys.readouterr().err
+    assert "was trained on digits, but only image folders" in capsys.readouterr().err
 
 
 def test_labels_that_an_experiment_changed_are_not_the_folders(tmp_path, capsys):

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from autodo_jax import main
+from autodo_jax.workdir import folder
 from tests.data import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -95,9 +96,10 @@ def test_default_workdir_tells_config_method_seed_and_control():
 
     config = digits.get_config("autodo_a")
     config.seed = 3
-    assert main.default_workdir(config) == "runs/digits/autodo_a-seed3"
+    assert folder.default_path(config) == pathlib.Path("runs/digits/autodo_a-seed3")
     config.hyper.frozen = True
-    assert main.default_workdir(config) == "runs/digits/autodo_a-frozen-seed3"
+    frozen = pathlib.Path("runs/digits/autodo_a-frozen-seed3")
+    assert folder.default_path(config) == frozen
 
 
 def test_verbosity_shows_the_traceback():

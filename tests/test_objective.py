@@ -4,6 +4,7 @@ The references know nothing of `autodo_jax.implicit`: dense Hessian and mixed de
 of the loss, and for weights and soft labels formulas of softmax regression in numpy.
 """
 
+import functools
 import re
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 import scipy.special
 
 from autodo_jax import objective
-from autodo_jax.data.batches.plan import Batch
+from autodo_jax.augment import learned, standard
+from autodo_jax.data.batches.batch import Batch
 from autodo_jax.hyperparams import state as hyperparams
 from autodo_jax.implicit import solvers, value_and_hypergrad
 from autodo_jax.models import small_cnn
@@ -37,9 +39,10 @@ class Problem:
             model=model,
             mean=(0.4,),
             std=(0.3,),
-            policy={"policy": "none", "table": "", "num_ops": 0, "magnitude": 0.0},
-            standard={"crop_padding": 1},
-            learned={"operations": OPERATIONS},
+            policy=lambda keys, images: images,
+            standard=functools.partial(standard.augment, crop_padding=1, fill=(0.4,)),
+            learned=functools.partial(learned.augment, operations=OPERATIONS),
+            crop_size=0,
             symmetric_kl=True,
             weight_decay=WEIGHT_DECAY,
         )

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from autodo_jax import processes
+from autodo_jax.errors import LostPeerError, UsageError
 from autodo_jax.processes import Cluster
 
 
@@ -61,7 +62,7 @@ def test_a_watchdog_of_no_time_never_speaks(capfd):
     ],
 )
 def test_processes_that_are_not_told_enough_do_not_start(cluster, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UsageError, match=message):
         processes.start(cluster)
 
 
@@ -77,7 +78,7 @@ def test_no_cluster_is_a_run_of_one_process():
 def test_errors_of_the_communication_tell_of_a_lost_process(monkeypatch):
     monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
     with (
-        pytest.raises(processes.LostPeerError, match="process 0 lost another process"),
+        pytest.raises(LostPeerError, match="process 0 lost another process"),
         processes.lost_peer_errors(),
     ):
         raise OSError("checkpoints fail: UNKNOWN: Gloo all-reduce failed")

@@ -21,14 +21,13 @@ _COLUMNS = {
     "data.source",
     "data.imbalance_ratio",
     "data.noise_ratio",
-    "augment.policy",
-    "hyper.augment",
-    "hyper.weights",
-    "hyper.soft_labels",
     "hyper.frozen",
 }
+# Of these the values of its method are the usual ones, not those of most runs.
+_METHOD_FIELDS = (*config_lib.METHOD_FIELDS, "augment.num_ops")
 _NO_VARIANT = _COLUMNS | {
-    name.removeprefix("config.") for name in config_lib.MAY_CHANGE - {"config.epochs"}
+    *_METHOD_FIELDS,
+    *(config_lib.MAY_CHANGE - {"epochs"}),
 }
 # Header of each figure, and the digits shown after the point.
 _FIGURES = {

@@ -14,6 +14,7 @@ import numpy as np
 
 from autodo_jax import config as config_lib
 from autodo_jax import processes
+from autodo_jax._typing import Metrics
 from autodo_jax.errors import AutodoError, Interrupted, RunError
 from autodo_jax.train import evaluate
 from autodo_jax.train.checkpoint_schedule import CheckpointSchedule
@@ -200,11 +201,11 @@ def _run_phase(
 
     `features` of the validation points, in a hyper phase, save their forward passes.
     """
-    step: Callable
-    if phase == "task":
-        step, key = setup.steps.task, setup.task_key
-    else:
-        step, key = setup.steps.hyper, setup.hyper_key
+    steps: dict[str, tuple[Callable[..., tuple[TrainState, Metrics]], Any]] = {
+        "task": (setup.steps.task, setup.task_key),
+        "hyper": (setup.steps.hyper, setup.hyper_key),
+    }
+    step, key = steps[phase]
     start = log.num_steps(phase)
     batches = setup.feed.batches(phase, log.epoch, start=start)
     waited = 0.0

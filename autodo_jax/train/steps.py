@@ -38,10 +38,10 @@ _EIGENVALUE_STEPS, _ROUGH_EIGENVALUE_STEPS = 10, 2
 class Steps(NamedTuple):
     """The compiled steps of a run."""
 
-    task: TaskStep
-    hyper: HyperStep
-    evaluate: EvaluationStep
-    features: FeaturesStep
+    task: TaskStep[TrainState, Points]
+    hyper: HyperStep[TrainState, Points]
+    evaluate: EvaluationStep[Points]
+    features: FeaturesStep[Points]
 
 
 def compile(

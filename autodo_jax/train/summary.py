@@ -177,7 +177,6 @@ def augmented_images(
         learned.augment,
         operations=tuple(config.augment.operations),
         magnitude=config.augment.magnitude,
-        temperature=config.augment.temperature,
     )
     pixels = jax.jit(jax.vmap(draw, in_axes=(0, None, None, None), out_axes=1))(
         keys, images.astype(np.float32) / 255, gate, magnitude

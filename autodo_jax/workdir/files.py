@@ -196,13 +196,22 @@ def _check_version(version: Any, path: pathlib.Path) -> None:
 
 
 def _update_version_1(fields: dict[str, Any]) -> None:
-    """Renames what had another name, and drops what became a constant."""
-    augment, task, hyper = (fields[name] for name in ("augment", "task", "hyper"))
+    """Renames fields that had another name, and drops those that became constants."""
+    augment, task, hyper = (
+        fields.get(name, {}) for name in ("augment", "task", "hyper")
+    )
     counts = {
-        "randaugment": augment.pop("rand_num_ops"),
-        "randaugment_color": augment.pop("color_num_ops"),
-        "uniform_augment": augment.pop("uniform_num_ops"),
+        "randaugment": augment.pop("rand_num_ops", None),
+        "randaugment_color": augment.pop("color_num_ops", None),
+        "uniform_augment": augment.pop("uniform_num_ops", None),
     }
-    augment["num_ops"] = counts.get(augment["policy"], 0)
-    del augment["temperature"], task["warmup_epochs"]
-    del hyper["warmup_epochs"], hyper["decay"], hyper["eps"]
+    if any(counts.values()):
+        augment["num_ops"] = counts.get(augment["policy"], 0)
+    for section, name in (
+        (augment, "temperature"),
+        (task, "warmup_epochs"),
+        (hyper, "warmup_epochs"),
+        (hyper, "decay"),
+        (hyper, "eps"),
+    ):
+        section.pop(name, None)

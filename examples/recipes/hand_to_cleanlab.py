@@ -16,15 +16,15 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 
 import autodo_jax
-from autodo_jax import config as config_lib
 from autodo_jax.data import run_data
+from autodo_jax.workdir.run import load_config
 
 
 def main(workdir: str, threshold: float = 0.5) -> pd.DataFrame:
     """Trains without the suspects; returns cleanlab's table of label issues."""
     folder = pathlib.Path(workdir)
     report = autodo_jax.load_dataset_report(folder)
-    train, _, test = run_data.load(config_lib.load(folder / "config.json")).splits
+    train, _, test = run_data.load(load_config(folder)).splits
     number = {name: label for label, name in enumerate(train.class_names)}
     issues = pd.DataFrame(
         {

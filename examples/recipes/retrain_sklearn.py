@@ -20,8 +20,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import autodo_jax
-from autodo_jax import config as config_lib
 from autodo_jax.data import run_data
+from autodo_jax.workdir.run import load_config
 
 
 class Points(NamedTuple):
@@ -48,7 +48,7 @@ def fit(points: Points) -> Callable[[np.ndarray], np.ndarray]:
 
 def compare(workdir: pathlib.Path, fit: Fit) -> dict[str, float]:
     """Returns the test error in % of a model by what it is trained on."""
-    config = config_lib.load(workdir / "config.json")
+    config = load_config(workdir)
     points = run_data.load(config)  # As the run has seen them.
     train, validation, test = points.splits
     report = autodo_jax.load_dataset_report(workdir)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from autodo_jax import main as cli
+from autodo_jax import command_line
 from launch import sweep
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -58,9 +58,9 @@ def test_ablations_are_configurations_that_hold(variant):
     command = sweep.Run("autodo", "3", variant=variant).command(
         str(ROOT / "configs/digits.py"), "runs/x", []
     )
-    parsed = cli.parse(command[2:])
-    assert parsed.workdir == pathlib.Path("runs/x", variant, "autodo-seed3")
-    assert parsed.config.seed == 3
+    options = command_line.parse(command[2:])
+    assert options.workdir == pathlib.Path("runs/x", variant, "autodo-seed3")
+    assert command_line.load_config(options).seed == 3
 
 
 @pytest.mark.parametrize(

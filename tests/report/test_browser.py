@@ -11,10 +11,10 @@ import pytest
 
 from autodo_jax.report import comparison, page
 from autodo_jax.train import loop
-from autodo_jax.workdir import run as workdirs
+from autodo_jax.workdir import run as runs
 from tests.report.made_up import write_run
 from tests.report.test_page import SECTIONS
-from tests.train.test_loop import tiny_config
+from tests.train.prepared import prepare, tiny_config
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 
@@ -39,7 +39,8 @@ def browser():
 @pytest.fixture(scope="module")
 def digits_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits")
-    loop.run(tiny_config("autodo"), folder, show="nothing")
+    ready, state = prepare(tiny_config("autodo"))
+    loop.run(ready, state, folder)
     return folder
 
 
@@ -127,6 +128,6 @@ def test_the_comparison(browser, tmp_path, width):
         write_run(tmp_path / f"a{seed}", seed=seed)
         write_run(tmp_path / f"b{seed}", "baseline", seed=seed)
     path = tmp_path / "comparison.html"
-    comparison.write_comparison(workdirs.find([tmp_path]), path)
+    comparison.write_comparison(runs.find([tmp_path]), path)
     shown = look_at(browser, path, width)
     assert shown.locator("section#table tbody tr").count() == 2

@@ -13,7 +13,7 @@ import pytest
 
 from autodo_jax.report import __main__ as cli
 from autodo_jax.report import figures, page
-from autodo_jax.workdir import report_data
+from autodo_jax.workdir import files, report_data
 from tests.report.made_up import CLASSES, EPOCHS, write_run
 
 SECTIONS = (
@@ -147,7 +147,7 @@ def test_class_names_of_any_letters(tmp_path, name):
 
 def replace_data(folder, **values):
     data = dataclasses.replace(report_data.load_report_data(folder), **values)
-    with open(folder / report_data.NAME, "wb") as file:
+    with open(folder / files.REPORT_DATA, "wb") as file:
         report_data.write_npz(file, data)
 
 
@@ -265,7 +265,7 @@ def test_a_page_that_is_not_written_is_not_asked_for(tmp_path, capsys):
     ("name", "text", "reason"),
     [
         ("config.json", "{}", "or are of another version (KeyError: 'method')"),
-        ("config.json", "[1]", "is no JSON object"),
+        ("config.json", "[1]", "is not a JSON object"),
         ("result.json", '{"seed": 0}', "it has no class_error, dataset, "),
     ],
 )
@@ -284,4 +284,4 @@ def test_metrics_of_another_program_are_no_run(tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "metrics.jsonl").write_text("loss 3\n")
     assert cli.main([str(tmp_path)]) == 0
-    assert not (tmp_path / "other" / page.NAME).exists()
+    assert not (tmp_path / "other" / files.REPORT).exists()

@@ -9,7 +9,7 @@ import pytest
 
 from autodo_jax.report import __main__ as cli
 from autodo_jax.report import table
-from autodo_jax.workdir import run as workdirs
+from autodo_jax.workdir import run
 
 
 def write_result(folder, *, start_epoch=2, **fields):
@@ -60,7 +60,7 @@ def test_rows_hold_mean_and_sample_deviation_with_the_control_first(runs, capsys
 def test_runs_of_other_configurations_are_not_averaged_together(runs):
     write_result(runs / "long", epochs=500)
     write_result(runs / "early", start_epoch=1)
-    rows = table.rows(workdirs.find([runs]))
+    rows = table.rows(run.find([runs]))
     assert [(row.labels["variant"], row.labels["seeds"]) for row in rows] == [
         ("", "1"),
         ("", "1"),
@@ -111,6 +111,6 @@ def test_folders_without_runs_are_refused_in_one_line(tmp_path, capsys):
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2
     assert (
-        "no run with an epoch behind it" in errors[0]
-        and "absent is no folder" in errors[1]
+        "no run with an epoch done" in errors[0]
+        and "absent is not a folder" in errors[1]
     )

@@ -24,7 +24,7 @@ def flops_of_steps(method, depth, width):
     config.augment.policy = "none"  # long to compile, and without influence
     config.data.mean, config.data.std = (0.5,) * 3, (0.25,) * 3
     config.model.depth, config.model.width = depth, width
-    ready, state = setup.prepare(config, parts=common.random_parts(BATCH, 32))
+    ready, state = setup.prepare(config, splits=common.random_parts(BATCH, 32))
     (task,) = next(ready.feed.batches("task", 0))
     train, validation = next(ready.feed.batches("hyper", 0))
     known = evaluate.use_features(validation, np.zeros((BATCH, 64 * width), np.float32))
@@ -33,9 +33,9 @@ def flops_of_steps(method, depth, width):
         return step.lower(state, *operands).compile().cost_analysis()["flops"]
 
     return (
-        flops(ready.task_step, task, ready.task_key),
-        flops(ready.hyper_step, train, validation, ready.hyper_key),
-        flops(ready.hyper_step, train, known, ready.hyper_key),
+        flops(ready.steps.task, task, ready.task_key),
+        flops(ready.steps.hyper, train, validation, ready.hyper_key),
+        flops(ready.steps.hyper, train, known, ready.hyper_key),
     )
 
 

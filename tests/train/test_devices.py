@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from autodo_jax import config as config_lib
-from autodo_jax import models
+from autodo_jax import distributed, models
 from autodo_jax.distributed import AXIS
+from autodo_jax.errors import RunError
 from autodo_jax.models.network import Network
 from autodo_jax.train import loop
 from autodo_jax.train import setup as setup_lib
-from autodo_jax.train.setup import RunError
+from autodo_jax.train.run_log import RunLog
 from configs import cifar10_jpeg, digits
-from tests.train.test_loop import run, tiny_config
+from tests.train.prepared import prepare, run, tiny_config
 
 PHOTOGRAPHS = (
     pathlib.Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg.tar.xz"
@@ -48,11 +49,11 @@ def losses(config, num_devices):
     config = config.copy_and_resolve_references()
     config.num_devices = num_devices
     config_lib.validate(config)
-    setup, state = setup_lib.prepare(config)
-    journal, found = loop.RunLog(), []
+    setup, state = prepare(config)
+    log, found = RunLog(), []
     for _ in range(config.epochs):
-        state, record = loop.run_epoch(setup, state, journal)
-        journal.end_epoch(record)
+        state, record = loop.run_epoch(setup, state, log)
+        log.end_epoch(record)
         found.append([record["train_loss"], record.get("outer_loss", 0.0)])
     return np.array(found), state
 
@@ -91,8 +92,8 @@ def test_the_same_step_under_pmap(monkeypatch):
         steps[function.__name__] = function
         return jax.jit(spmd(function, mesh, in_specs, out_specs))
 
-    spmd = setup_lib.distributed.spmd
-    monkeypatch.setattr(setup_lib.distributed, "spmd", keep)
+    spmd = distributed.spmd
+    monkeypatch.setattr(distributed, "spmd", keep)
     setup, state = setup_lib.prepare(config)
     specs = setup_lib.state_specs(state)
     is_spec = lambda spec: isinstance(spec, jax.sharding.PartitionSpec)  # noqa: E731
@@ -159,20 +160,20 @@ def test_devices_exchange_gradients_statistics_and_rows_and_nothing_else():
     """Values are counted as they stand in the program, a loop's body once."""
     config = tiny_config("autodo")
     config.num_devices = 8
-    setup, state = setup_lib.prepare(config)
+    setup, state = prepare(config)
     (task, *_), (hyper, *_) = (setup.feed.batches(p, 1) for p in ("task", "hyper"))
     num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     row = sum(table[0].size for table in state.tables.values())
     head = sum(leaf.size for leaf in jax.tree.leaves(state.params["head"]))
     norms = sum(2 * width for width in config.model.widths)  # a mean and a square
 
-    found = collectives(setup.task_step, state, *task, setup.task_key)
+    found = collectives(setup.steps.task, state, *task, setup.task_key)
     # Gradients, the loss, and batch statistics forward and backward.
     others = num_params + 1 + 2 * norms
     assert total(found, "all-reduce") == config.batch_size * row + others
     assert {kind for kind, _ in found} == {"all-reduce"}
 
-    found = collectives(setup.hyper_step, state, *hyper, setup.hyper_key)
+    found = collectives(setup.steps.hyper, state, *hyper, setup.hyper_key)
     assert {kind for kind, _ in found} == {"all-reduce"}
     # Rows there, their gradient back; theta-like vectors: right-hand side, the body of
     # the power iteration, T products, those at x before and after a fallback, L_t's
@@ -182,15 +183,19 @@ def test_devices_exchange_gradients_statistics_and_rows_and_nothing_else():
     assert values == 2 * config.batch_size * row + num_vectors * head + 2
 
 
-def test_on_accelerators_each_device_gets_the_rows_of_its_share_only(monkeypatch):
+def test_on_accelerators_each_device_gets_the_rows_of_its_shard_only():
     config = tiny_config("autodo_s")
     config.num_devices = 8
-    setup, state = setup_lib.prepare(config)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    setup, state = prepare(config)
     (points,) = next(setup.feed.batches("task", 0))
-    found = collectives(setup.task_step, state, points, setup.task_key)
-    assert total(found, "reduce-scatter") == config.batch_size // 8 * 10
-    assert {kind for kind, _ in found} == {"all-reduce", "reduce-scatter"}
+    traced = setup.steps.task.trace(state, points, setup.task_key)
+    for platform in ("tpu", "cuda"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        found = re.findall(r'"stablehlo\.(\w*(?:reduce_|all_|collective_)\w+)"', text)
+        assert set(found) == {"all_reduce", "reduce_scatter"}
+        assert found.count("reduce_scatter") == 1
+        rows = f"tensor<{config.batch_size // 8}x10xf32>"
+        assert re.search(rf'reduce_scatter"(?s:.*?)\}}\) : \(.*?\) -> {rows}', text)
 
 
 def total(found, kind):
@@ -200,14 +205,14 @@ def total(found, kind):
 def test_a_batch_that_the_devices_cannot_share_ends_in_one_line(tmp_path):
     config = tiny_config("baseline")
     config.num_devices = 3
-    with pytest.raises(RunError, match="batch_size=15 or 18"):
+    with pytest.raises(RunError, match=r"batch_size = 15, or .*batch_size = 18"):
         run(config, tmp_path)
 
 
 def test_the_devices_in_use_hold_all_of_lambda_in_equal_blocks():
     config = tiny_config("autodo")
     config.num_devices = 8
-    _, state = setup_lib.prepare(config)
+    _, state = prepare(config)
     for table in state.tables.values():
         shards = table.addressable_shards
         assert len(shards) == 8

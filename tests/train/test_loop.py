@@ -8,36 +8,12 @@ import time
 import numpy as np
 import pytest
 
-from autodo_jax import config as config_lib
-from autodo_jax.data.batches.plan import IndexedBatch
+from autodo_jax.data.batches.batch import IndexedBatch
+from autodo_jax.errors import RunError
 from autodo_jax.train import evaluate, loop
-from autodo_jax.train.setup import RunError
+from autodo_jax.train.run_log import RunLog
 from configs import digits
-
-pytestmark = pytest.mark.usefixtures("prepared_once")
-
-
-def tiny_config(method, epochs=3):
-    """Digits with a network of two narrow stages and without a policy.
-
-    A policy takes most of the time to compile; test_configs.py trains with them.
-    """
-    config = digits.get_config(method)
-    config.epochs, config.hyper.start_epoch = epochs, 1
-    config.batch_size = 16
-    config.model.widths = (4, 4)
-    config.num_devices = 1
-    config.augment.policy = "none"
-    config_lib.validate(config)
-    return config
-
-
-def run(config, folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    result = loop.run(config, folder).result
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    with np.load(folder / "hyperparams.npz") as tables:
-        return result, [json.loads(line) for line in lines], dict(tables)
+from tests.train.prepared import prepare, run, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +106,10 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path):
 def test_evaluation_pads_the_last_batch_without_counting_it():
     config = tiny_config("baseline")
     config.eval_batch_size = 400
-    setup, state = loop.prepare(config)
+    setup, state = prepare(config)
     padded = evaluate.evaluate(setup, state, "test", epoch=0)
-    test = setup.experiment.splits.test
-    whole, predictions, confidences = setup.eval_step(
+    test = setup.data.splits.test
+    whole, predictions, confidences = setup.steps.evaluate(
         state.params,
         state.batch_stats,
         IndexedBatch(test.images, test.labels, np.arange(450)),
@@ -162,12 +138,12 @@ class SlowFeed:
 
 
 def test_waiting_for_data_is_measured():
-    setup, state = loop.prepare(tiny_config("baseline", epochs=2))
-    journal = loop.RunLog()
-    state, record = loop.run_epoch(setup, state, journal)  # compiles
-    journal.end_epoch(record)
+    setup, state = prepare(tiny_config("baseline", epochs=2))
+    log = RunLog()
+    state, record = loop.run_epoch(setup, state, log)  # compiles
+    log.end_epoch(record)
     slow = dataclasses.replace(setup, feed=SlowFeed(setup.feed))
-    _, record = loop.run_epoch(slow, state, journal)
+    _, record = loop.run_epoch(slow, state, log)
     assert record["data_wait"] > 0.5
     per_second = setup.config.batch_size / 0.1
     assert record["images_per_second"] < per_second
@@ -195,7 +171,7 @@ def test_a_profile_is_of_the_second_epoch_with_hyper_steps(tmp_path):
     config = tiny_config("autodo", epochs=2)
     config.hyper.start_epoch = 0
     config.profile = str(tmp_path / "profile")
-    loop.run(config, tmp_path)
+    run(config, tmp_path)
     (trace,) = (tmp_path / "profile").rglob("*.trace.json.gz")
     assert b"PjitFunction(hyper_step)" in gzip.decompress(trace.read_bytes())
 
@@ -205,5 +181,5 @@ def test_a_folder_for_the_profile_that_cannot_be_made_is_named_at_once(tmp_path)
     config.profile = str(tmp_path / "file" / "profile")
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"config\.profile is .*file/profile"):
-        loop.run(config, tmp_path)
+        run(config, tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()

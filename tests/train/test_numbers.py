@@ -7,19 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from autodo_jax.errors import RunError
 from autodo_jax.train import loop
-from autodo_jax.train import setup as setup_lib
-from autodo_jax.train.setup import RunError
-from tests.train.test_loop import run, tiny_config
+from autodo_jax.train.progress import EpochProgress
+from autodo_jax.train.run_log import RunLog
+from tests.train.prepared import prepare, run, tiny_config
 from tests.train.test_resume import stop_after
 from tests.train.test_steps import points, run_hyper_step
-
-pytestmark = pytest.mark.usefixtures("prepared_once")
 
 
 @pytest.fixture(scope="module")
 def prepared():
-    return setup_lib.prepare(tiny_config("autodo_s", epochs=2))
+    return prepare(tiny_config("autodo_s", epochs=2))
 
 
 def poison(tree):
@@ -28,8 +27,7 @@ def poison(tree):
 
 def poisoned(setup, phase, at, field):
     """The setup with a step before which a part of the state becomes NaN."""
-    name, seen = f"{phase}_step", []
-    step = getattr(setup, name)
+    step, seen = getattr(setup.steps, phase), []
 
     def wrapped(state, *args):
         seen.append(1)
@@ -37,7 +35,7 @@ def poisoned(setup, phase, at, field):
             state = state._replace(**{field: poison(getattr(state, field))})
         return step(state, *args)
 
-    return dataclasses.replace(setup, **{name: wrapped})
+    return dataclasses.replace(setup, steps=setup.steps._replace(**{phase: wrapped}))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +46,7 @@ def poisoned(setup, phase, at, field):
             5,
             "params",
             r"train_loss, grad_norm not finite in epoch 1, task step 5, at "
-            r"learning_rate \S+; lower --config.task.learning_rate",
+            r"learning_rate \S+; lower config.task.learning_rate, or",
         ),
         (
             "hyper",
@@ -56,7 +54,7 @@ def poisoned(setup, phase, at, field):
             "tables",
             r"hypergrad_norm, lambda_norm not finite in epoch 2, hyper step 7, at "
             r"learning_rate \S+, hyper_learning_rate \S+; lower "
-            r"--config.hyper.learning_rate",
+            r"config.hyper.learning_rate, or",
         ),
     ],
 )
@@ -65,13 +63,13 @@ def test_the_first_step_that_is_not_finite_is_named(
 ):
     setup, state = prepared
     setup = poisoned(setup, phase, at, field)
-    state, journal, ended = jax.tree.map(jnp.copy, state), loop.RunLog(), []
+    state, log, ended = jax.tree.map(jnp.copy, state), RunLog(), []
     with pytest.raises(RunError, match=expected):
         for _ in range(2):
             state, record = loop.run_epoch(
-                setup, state, journal, after_step=lambda *_: ended.append(1)
+                setup, state, log, after_step=lambda *_: ended.append(1)
             )
-            journal.end_epoch(record)
+            log.end_epoch(record)
             ended.clear()
     # Not all steps of the epoch were run in vain.
     assert len(ended) <= setup.plan.num_steps + 32
@@ -96,10 +94,10 @@ def test_lambda_may_not_become_infinite(tmp_path):
 def test_the_gradient_is_clipped_to_its_largest_norm():
     config = tiny_config("baseline")
     config.task.clip_norm, config.task.weight_decay = 1e-3, 0.0
-    setup, state = setup_lib.prepare(config)
+    setup, state = prepare(config)
     before = jax.tree.map(jnp.copy, state.params)
-    train = setup.experiment.splits.train
-    state, values = setup.task_step(
+    train = setup.data.splits.train
+    state, values = setup.steps.task(
         state, points(train, jnp.arange(16)), setup.task_key
     )
     assert values["grad_norm"] > 1e-3  # as it was before
@@ -113,7 +111,7 @@ def test_the_gradient_is_clipped_to_its_largest_norm():
 def test_no_entry_of_lambda_moves_further_than_max_update():
     config = tiny_config("autodo")
     config.hyper.max_update = 1e-3
-    setup, state = setup_lib.prepare(config)
+    setup, state = prepare(config)
     new, _ = run_hyper_step(setup, state, jnp.arange(16))
     for name, table in state.tables.items():
         moved = np.abs(new.tables[name] - table).max()
@@ -124,7 +122,7 @@ def lambda_after_a_step(**fields):
     config = tiny_config("autodo_s")
     config.hyper.step_size = 100.0
     config.hyper.update(fields)
-    setup, state = setup_lib.prepare(config)
+    setup, state = prepare(config)
     state, values = run_hyper_step(setup, state, jnp.arange(16))
     return state.tables["label"], values
 
@@ -132,12 +130,12 @@ def lambda_after_a_step(**fields):
 def test_of_a_series_that_diverges_the_first_term_is_taken():
     found, values = lambda_after_a_step()
     assert values["diverged"] == 1
-    expected, short = lambda_after_a_step(num_terms=0, on_divergence="keep")
+    expected, short = lambda_after_a_step(num_terms=0)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(
         values["hypergrad_norm"], short["hypergrad_norm"], rtol=1e-5
     )
-    _, kept = lambda_after_a_step(on_divergence="keep")
+    _, kept = lambda_after_a_step(on_divergence="stop")
     assert kept["residual_norm"] > 1e3 * values["residual_norm"] > 1e3
     assert kept["diverged"] == 1
 
@@ -152,12 +150,10 @@ def test_a_series_that_diverges_stops_the_run_where_that_is_asked_for(tmp_path):
         run(config, tmp_path)
 
 
-@pytest.mark.parametrize("choice", ["first_term", "keep"])
-def test_diverging_steps_are_counted_and_said(choice, tmp_path, capsys):
+def test_diverging_steps_are_counted_and_said(tmp_path, capsys):
     config = tiny_config("autodo_s", epochs=2)
-    config.hyper.step_size, config.hyper.on_divergence = 100.0, choice
-    _, records, _ = run(config, tmp_path)
+    config.hyper.step_size = 100.0
+    _, records, _ = run(config, tmp_path, EpochProgress(2))
     assert records[1]["diverged_steps"] > 0 and "diverged" not in records[1]
     out = capsys.readouterr().out
-    what = {"first_term": "replaced by the first term", "keep": "worse than none"}
-    assert what[choice] in out and "2 / lambda_max" in out
+    assert "replaced by the first term" in out and "2 / lambda_max" in out

@@ -7,7 +7,8 @@ import jax._src.array  # No public name tells every transfer on CPUs.
 import jax.numpy as jnp
 import pytest
 
-from autodo_jax.train import journal, loop
+from autodo_jax.train import loop, run_log
+from autodo_jax.train.setup import prepare
 from configs import digits
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -57,25 +58,25 @@ def counts(monkeypatch):
     jax.monitoring.unregister_event_duration_listener(counts.on_event)
 
 
-@pytest.mark.parametrize("several", [1, 8])
+@pytest.mark.parametrize("steps_per_dispatch", [1, 8])
 def test_epochs_compile_nothing_and_fetch_once_an_interval(
-    several, tmp_path, monkeypatch, counts
+    steps_per_dispatch, tmp_path, monkeypatch, counts
 ):
     config = digits.get_config("autodo")
     config.epochs, config.hyper.start_epoch = 5, 1
     config.batch_size, config.num_devices = 8, 1
-    config.steps_per_dispatch = several
+    config.steps_per_dispatch = steps_per_dispatch
     config.model.widths, config.augment.policy = (4, 4), "none"
     seen = []
-    end_epoch = journal.RunLog.end_epoch
+    end_epoch = run_log.RunLog.end_epoch
 
     def note(self, record):
         num_steps = self.num_steps("task"), self.num_steps("hyper")
         end_epoch(self, record)
         seen.append((num_steps, counts.so_far()))
 
-    monkeypatch.setattr(journal.RunLog, "end_epoch", note)
-    loop.run(config, tmp_path)
+    monkeypatch.setattr(run_log.RunLog, "end_epoch", note)
+    loop.run(*prepare(config), tmp_path)
     assert len(seen) == config.epochs and seen[0][1][0] > 0
     for (_, before), (num_steps, after) in itertools.pairwise(seen[1:]):
         assert min(num_steps) > 32

@@ -1,4 +1,4 @@
-"""A run that is interrupted and goes on has the numbers of one that is not."""
+"""A run that is interrupted and continued has the numbers of one that is not."""
 
 import contextlib
 import shutil
@@ -7,11 +7,10 @@ import signal
 import numpy as np
 import pytest
 
-from autodo_jax import processes
-from autodo_jax.train.setup import RunError
-from tests.train.test_loop import run, tiny_config
-
-pytestmark = pytest.mark.usefixtures("prepared_once")
+from autodo_jax import errors, processes
+from autodo_jax.errors import RunError
+from autodo_jax.train.progress import EpochProgress
+from tests.train.prepared import run, tiny_config
 
 TIMES = {"seconds", "images_per_second", "data_wait"}
 
@@ -58,7 +57,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 ):
     result, records, tables = uninterrupted
     stop_after(step, monkeypatch)
-    with pytest.raises(processes.Interrupted, match=r"stopped by SIGTERM in epoch \d"):
+    with pytest.raises(errors.Interrupted, match=r"stopped by SIGTERM in epoch \d"):
         run(config_of_two_epochs(), tmp_path)
     assert not (tmp_path / "result.json").exists()
     again, more_records, more_tables = run(config_of_two_epochs(), tmp_path)
@@ -75,7 +74,7 @@ def test_several_steps_a_dispatch_are_the_same_run_interrupted_or_not(
     config = config_of_two_epochs()
     config.steps_per_dispatch = 16
     stop_after(3, monkeypatch)  # Half of the second epoch's task steps.
-    with pytest.raises(processes.Interrupted, match="in epoch 2"):
+    with pytest.raises(errors.Interrupted, match="in epoch 2"):
         run(config, tmp_path)
     config.steps_per_dispatch = 8
     _, more_records, more_tables = run(config, tmp_path)
@@ -91,7 +90,7 @@ def test_on_other_devices_it_goes_on_up_to_the_order_of_sums(
 ):
     _, records, _ = uninterrupted
     stop_after(40, monkeypatch)
-    with pytest.raises(processes.Interrupted):
+    with pytest.raises(errors.Interrupted):
         run(config_of_two_epochs(), tmp_path)
     config = config_of_two_epochs()
     config.num_devices = 4
@@ -103,7 +102,7 @@ def test_on_other_devices_it_goes_on_up_to_the_order_of_sums(
 
 def test_checkpoints_of_other_data_are_refused(tmp_path, monkeypatch):
     stop_after(7, monkeypatch)
-    with pytest.raises(processes.Interrupted):
+    with pytest.raises(errors.Interrupted):
         run(config_of_two_epochs(), tmp_path)
     config = config_of_two_epochs()
     config.data.noise_ratio = 0.2
@@ -124,17 +123,17 @@ def test_fewer_epochs_than_are_saved_are_refused(tmp_path):
         run(config, tmp_path)
 
 
-def test_where_no_checkpoint_is_whole_the_run_starts_anew_and_says_so(
+def test_where_no_checkpoint_is_whole_the_run_starts_again_and_says_so(
     uninterrupted, tmp_path, monkeypatch, capsys
 ):
     result, _, _ = uninterrupted
     stop_after(40, monkeypatch)
-    with pytest.raises(processes.Interrupted):
+    with pytest.raises(errors.Interrupted):
         run(config_of_two_epochs(), tmp_path)
     for file in tmp_path.glob("checkpoints/*/sha256sums"):
         file.write_text("")
-    again, _, _ = run(config_of_two_epochs(), tmp_path)
+    again, _, _ = run(config_of_two_epochs(), tmp_path, EpochProgress(2))
     out = capsys.readouterr().out
     assert "is damaged (sha256sums is empty)" in out
-    assert f"no whole checkpoint in {tmp_path / 'checkpoints'}: starts anew" in out
+    assert f"no whole checkpoint in {tmp_path / 'checkpoints'}: starts from" in out
     assert without_times([again]) == without_times([result])

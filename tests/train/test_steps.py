@@ -9,16 +9,13 @@ import pytest
 from autodo_jax import config as config_lib
 from autodo_jax import models, objective
 from autodo_jax.data.batches.batch import Batch, IndexedBatch
-from autodo_jax.train import setup as setup_lib
 from autodo_jax.train import steps
-from tests.train.test_loop import tiny_config
-
-pytestmark = pytest.mark.usefixtures("prepared_once")
+from tests.train.prepared import prepare, tiny_config
 
 
 @pytest.fixture(scope="module")
 def prepared():
-    return setup_lib.prepare(tiny_config("autodo"))
+    return prepare(tiny_config("autodo"))
 
 
 def points(dataset, index):
@@ -26,10 +23,10 @@ def points(dataset, index):
 
 
 def run_hyper_step(setup, state, index):
-    return setup.hyper_step(
+    return setup.steps.hyper(
         jax.tree.map(jnp.copy, state),
-        points(setup.experiment.splits.train, index),
-        points(setup.experiment.splits.validation, jnp.arange(16)),
+        points(setup.data.splits.train, index),
+        points(setup.data.splits.validation, jnp.arange(16)),
         setup.hyper_key,
     )
 
@@ -58,8 +55,8 @@ def test_a_hyper_step_moves_the_rows_of_its_batch_and_nothing_else(prepared):
 def test_a_hyper_step_may_be_given_the_features_of_its_validation_points(prepared):
     """What a run does: they are the same in all hyper steps of an epoch."""
     setup, state = prepared
-    train, validation, _ = setup.experiment.splits
-    model = models.create(setup.config.model, setup.experiment.num_classes)
+    train, validation, _ = setup.data.splits
+    model = models.create(setup.config.model, setup.data.num_classes)
     pixels = validation.images / np.float32(255)
     features = model.apply(
         {"params": state.params, "batch_stats": state.batch_stats},
@@ -69,7 +66,7 @@ def test_a_hyper_step_may_be_given_the_features_of_its_validation_points(prepare
     )
     index = jnp.arange(16)
     expected = run_hyper_step(setup, state, index)
-    found = setup.hyper_step(
+    found = setup.steps.hyper(
         jax.tree.map(jnp.copy, state),
         points(train, index),
         points(validation, index)._replace(images=features),
@@ -90,12 +87,12 @@ def test_lambda_max_is_the_heads_largest_eigenvalue(prepared):
     index = jnp.arange(16)
     _, values = run_hyper_step(setup, state, index)
     losses = objective.create(
-        setup.config, models.create(setup.config.model, setup.experiment.num_classes)
+        setup.config, models.create(setup.config.model, setup.data.num_classes)
     )
     theta, others = objective.split_theta(state.params, "head")
     flat, unravel = jax.flatten_util.ravel_pytree(theta)
     rows = {name: table[index] for name, table in state.tables.items()}
-    train = setup.experiment.splits.train
+    train = setup.data.splits.train
     batch = Batch(train.images[:16], jnp.asarray(train.labels[:16]), index)
     keys = steps.point_keys(setup.hyper_key, jnp.int32(0), index)
 
@@ -112,9 +109,9 @@ def test_lambda_max_is_the_heads_largest_eigenvalue(prepared):
 
 def test_a_task_step_leaves_lambda_alone_and_counts(prepared):
     setup, state = prepared
-    new, _ = setup.task_step(
+    new, _ = setup.steps.task(
         jax.tree.map(jnp.copy, state),
-        points(setup.experiment.splits.train, jnp.arange(16)),
+        points(setup.data.splits.train, jnp.arange(16)),
         setup.task_key,
     )
     assert int(new.step) == int(state.step) + 1
@@ -128,10 +125,10 @@ def test_a_task_step_leaves_lambda_alone_and_counts(prepared):
 def test_several_steps_at_once_are_as_many_one_by_one(prepared, phase):
     setup, state = prepared
     parts = ["train"] if phase == "task" else ["train", "validation"]
-    splits = setup.experiment.splits._asdict()
+    splits = setup.data.splits._asdict()
     step, key = {
-        "task": (setup.task_step, setup.task_key),
-        "hyper": (setup.hyper_step, setup.hyper_key),
+        "task": (setup.steps.task, setup.task_key),
+        "hyper": (setup.steps.hyper, setup.hyper_key),
     }[phase]
     rng = np.random.default_rng(0)
     # Points come again: a step takes the rows as the one before left them.
@@ -171,7 +168,7 @@ def test_each_solver_takes_a_step_for_each_method(method, solver):
     config = tiny_config(method)
     config.hyper.solver = solver
     config.hyper.auto_step_size = True
-    setup, state = setup_lib.prepare(config)
+    setup, state = prepare(config)
     _, values = run_hyper_step(setup, state, jnp.arange(16))
     assert all(np.isfinite(value) for value in values.values())
     if solver == "neumann":
@@ -192,7 +189,7 @@ def test_options_of_the_config_take_a_finite_step(fields):
     config = tiny_config("autodo")
     config.update_from_flattened_dict(fields)
     config_lib.validate(config)
-    setup, state = setup_lib.prepare(config)
+    setup, state = prepare(config)
     state, values = run_hyper_step(setup, state, jnp.arange(16))
     assert all(np.isfinite(value) for value in values.values())
     assert {leaf.dtype for leaf in state.tables.values()} == {jnp.dtype("float32")}

@@ -9,18 +9,17 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import autodo_jax
+from autodo_jax.errors import WriteError
 from autodo_jax.train import loop, summary, tensorboard
-from autodo_jax.workdir import folder as workdir
 from autodo_jax.workdir import report_data
-from tests.train.test_loop import tiny_config
-
-pytestmark = pytest.mark.usefixtures("prepared_once")
+from tests.train.prepared import prepare, tiny_config
 
 
 @pytest.fixture(scope="module", params=["autodo", "autodo_shared", "baseline"])
 def finished(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    return folder, loop.run(tiny_config(request.param), folder, show="nothing")
+    ready, state = prepare(tiny_config(request.param))
+    return folder, loop.run(ready, state, folder)
 
 
 def test_the_features_are_what_the_head_classifies(finished):
@@ -31,7 +30,7 @@ def test_the_features_are_what_the_head_classifies(finished):
     logits = shown.features.astype(np.float32) @ head["kernel"] + head["bias"]
     same = np.argmax(logits, axis=1) == shown.test_predictions
     assert same.mean() > 0.98  # Features are kept in half precision.
-    test = run.setup.experiment.splits.test
+    test = run.setup.data.splits.test
     np.testing.assert_array_equal(shown.test_labels, test.labels)
     wrong = shown.test_labels != shown.test_predictions
     assert 100 * wrong.mean() == run.result["test_error"]
@@ -43,7 +42,7 @@ def test_the_suspects_are_the_points_with_the_highest_scores(finished):
     score = autodo_jax.load_dataset_report(folder).noise_score
     assert len(shown.suspect_index) == 32
     assert sorted(score)[-32:][::-1] == pytest.approx(score[shown.suspect_index])
-    images = run.setup.experiment.splits.train.images
+    images = run.setup.data.splits.train.images
     np.testing.assert_array_equal(shown.suspect_images, images[shown.suspect_index])
     draws = 0 if run.setup.config.method == "baseline" else 3
     assert shown.augmented_images.shape == (32, draws, 8, 8, 1)
@@ -107,5 +106,5 @@ def test_a_run_that_goes_on_writes_one_file_with_all_epochs(tmp_path):
 
 
 def test_events_that_cannot_be_written_are_said_in_a_line(tmp_path):
-    with pytest.raises(workdir.WriteError, match="cannot write TensorBoard's events"):
+    with pytest.raises(WriteError, match="cannot write TensorBoard's events"):
         tensorboard.TensorBoard(tmp_path / "absent", [])

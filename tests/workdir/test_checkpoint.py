@@ -15,8 +15,9 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from autodo_jax.errors import CheckpointError
 from autodo_jax.workdir import checkpoint
-from autodo_jax.workdir.checkpoint import CheckpointError, Checkpoints
+from autodo_jax.workdir.checkpoint import Checkpoints
 
 ROWS = 12  # of the arrays that devices share, as saved
 # Orbax writes them after the checksums; nothing is read from them.
@@ -71,7 +72,8 @@ def save(folder, val_errors, *, keep=2):
     """Saves one checkpoint of `state(step)` for each of {step: val_error}."""
     with Checkpoints(folder, keep=keep, warn=never) as checkpoints:
         for step, val_error in val_errors.items():
-            checkpoints.save(step, state(step), {"step": step}, val_error=val_error)
+            log = {"step": step}
+            checkpoints.save(step, state(step), log, validation_error=val_error)
 
 
 def restore(folder, *, keep=2):
@@ -126,7 +128,7 @@ def test_a_state_comes_back_bit_by_bit(folder):
         "largest": 2**53,
     }
     with Checkpoints(folder, keep=2, warn=never) as checkpoints:
-        checkpoints.save(4, state(4), journal, val_error=1.0)
+        checkpoints.save(4, state(4), journal, validation_error=1.0)
         # In this process, which waits for the disk where it has to.
         checkpoints.wait()
         found, _ = restored(checkpoints, state(0))
@@ -140,7 +142,7 @@ def test_a_state_comes_back_bit_by_bit(folder):
 def test_a_state_may_be_given_away_as_soon_as_save_returns(tmp_path):
     given = state(5)
     with Checkpoints(tmp_path, keep=1, warn=never) as checkpoints:
-        checkpoints.save(5, given, {"step": 5}, val_error=1.0)
+        checkpoints.save(5, given, {"step": 5}, validation_error=1.0)
         jax.tree.map(lambda leaf: leaf.delete(), given)
     assert restore(tmp_path) == (5, [])
 
@@ -291,10 +293,10 @@ def test_sha256sum_understands_the_checksums(folder):
 
 def test_a_step_that_is_saved_twice_is_kept(folder):
     with Checkpoints(folder, keep=2, warn=never) as checkpoints:
-        checkpoints.save(3, state(9), {"step": 9}, val_error=1.0)
+        checkpoints.save(3, state(9), {"step": 9}, validation_error=1.0)
         for _ in range(2):
-            checkpoints.save(4, state(4), {"step": 4}, val_error=1.0)
-        checkpoints.save(2, state(9), {"step": 9}, val_error=1.0)
+            checkpoints.save(4, state(4), {"step": 4}, validation_error=1.0)
+        checkpoints.save(2, state(9), {"step": 9}, validation_error=1.0)
     assert restore(folder) == (4, [])
     damage(folder / "4/metrics/metrics", "flipped")
     assert restore(folder)[0] == 3
@@ -320,12 +322,12 @@ def test_a_save_that_was_cut_off_leaves_the_one_before(
         Checkpoints(folder, keep=2, warn=never) as checkpoints,
     ):
         monkeypatch.setattr(checkpoint, "_checksums", fail)
-        checkpoints.save(4, state(4), {"step": 4}, val_error=1.0)
+        checkpoints.save(4, state(4), {"step": 4}, validation_error=1.0)
         checkpoints.wait()
     monkeypatch.undo()
     assert str(error.value) == (
-        f"checkpoints in {folder} fail: {reason}; what was saved before is intact: "
-        "mend the cause and run the same command again"
+        f"checkpoints in {folder} fail: {reason}; what was saved before is intact; "
+        "fix the cause and repeat the same call"
     )
     assert list(folder.glob("4.orbax-checkpoint-tmp*"))
     assert restore(folder) == (3, [])
@@ -354,17 +356,18 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
 _FULL = """
 import pathlib, resource, sys
 import jax.numpy as jnp
-from autodo_jax.checkpoint import CheckpointError, Checkpoints
+from autodo_jax.errors import CheckpointError
+from autodo_jax.workdir.checkpoint import Checkpoints
 
 folder, limit = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 state = {"x": jnp.arange(300_000.0)}
 with Checkpoints(folder, keep=2) as checkpoints:
-    checkpoints.save(1, state, {"a": 1}, val_error=1.0)
+    checkpoints.save(1, state, {"a": 1}, validation_error=1.0)
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
 try:
     with Checkpoints(folder, keep=2) as checkpoints:
-        checkpoints.save(2, state, {"a": 2}, val_error=1.0)
+        checkpoints.save(2, state, {"a": 2}, validation_error=1.0)
         if "wait" in sys.argv:
             checkpoints.wait()
 except CheckpointError as error:

@@ -12,7 +12,7 @@ import autodo_jax
 from autodo_jax.augment.learned import OPERATIONS
 from autodo_jax.train import loop
 from autodo_jax.workdir import dataset_report
-from tests.train.test_loop import tiny_config
+from tests.train.prepared import prepare, tiny_config
 
 
 def report(**changed):
@@ -92,7 +92,8 @@ def test_what_is_no_report_is_refused_in_a_line(content, expected, tmp_path):
 def test_a_run_reports_what_it_has_learned(method, tmp_path):
     config = tiny_config(method, epochs=2)
     config.data.noise_kind, config.data.noise_ratio = "pair", 0.2
-    result = loop.run(config, tmp_path).result
+    ready, state = prepare(config)
+    result = loop.run(ready, state, tmp_path).result
     found = autodo_jax.load_dataset_report(tmp_path)
     num_points = result["num_train"]
     assert found.index.tolist() == list(range(num_points))

@@ -1,0 +1,47 @@
+"""Runs whose steps are compiled once for all tests of the same configuration."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from autodo_jax import config as config_lib
+from autodo_jax.train import loop, setup
+from configs import digits
+
+_PREPARED: dict = {}
+
+
+def tiny_config(method, epochs=3):
+    """Digits with a network of two narrow stages and without a policy.
+
+    A policy takes most of the time to compile; test_configs.py trains with them.
+    """
+    config = digits.get_config(method)
+    config.epochs, config.hyper.start_epoch = epochs, 1
+    config.batch_size = 16
+    config.model.widths = (4, 4)
+    config.num_devices = 1
+    config.augment.policy = "none"
+    config_lib.validate(config)
+    return config
+
+
+def prepare(config):
+    """As `setup.prepare`; equal configurations share a setup, with a state each."""
+    key = config.to_json_best_effort()
+    if key not in _PREPARED:
+        _PREPARED[key] = setup.prepare(config)
+    ready, state = _PREPARED[key]
+    return ready, jax.tree.map(jnp.copy, state)
+
+
+def run(config, folder, progress=None):
+    """Runs in a folder; returns its result, its metrics and its tables."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ready, state = prepare(config)
+    result = loop.run(ready, state, folder, progress).result
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    with np.load(folder / "hyperparams.npz") as tables:
+        return result, [json.loads(line) for line in lines], dict(tables)
