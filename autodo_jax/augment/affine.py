@@ -219,5 +219,8 @@ def _neighbours(
 
 def _apart(*arrays: chex.Array) -> tuple[chex.Array, ...]:
     """Keeps XLA from sharing work between loops on CPUs, where it fuses no outputs."""
-    is_cpu = jax.default_backend() == "cpu"
-    return jax.lax.optimization_barrier(arrays) if is_cpu else arrays
+    return jax.lax.platform_dependent(
+        *arrays,
+        cpu=lambda *given: jax.lax.optimization_barrier(given),
+        default=lambda *given: given,
+    )

@@ -58,10 +58,11 @@ def convolve_patches(
     padding: str,
     **_: Any,
 ) -> chex.Array:
-    """`jax.lax.conv_general_dilated`, written as one product of matrices on CPUs.
+    """`jax.lax.conv_general_dilated`, as one product of matrices on CPUs.
 
-    XLA's convolutions there are slow in their gradients. Not for wide layers of large
-    images, where making the patches outweighs that.
+    There the gradients of XLA's convolutions are slow. Not for wide layers of large
+    images, where making the patches costs more than it saves. The platform is the one
+    that the program is compiled for, whichever the host has.
 
     Args:
       images: [B, H, W, C].
@@ -69,15 +70,27 @@ def convolve_patches(
       window_strides: along height and width.
       padding: as of `jax.lax.padtype_to_pads`.
     """
-    if jax.default_backend() != "cpu":
+    strides = tuple(window_strides)
+
+    def multiply(images: chex.Array, kernel: chex.Array) -> chex.Array:
+        return _multiply_patches(images, kernel, strides, padding)
+
+    def convolve(images: chex.Array, kernel: chex.Array) -> chex.Array:
+        numbers = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(
-            images,
-            kernel,
-            window_strides,
-            padding,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            images, kernel, strides, padding, dimension_numbers=numbers
         )
-    size, strides = kernel.shape[:2], tuple(window_strides)
+
+    return jax.lax.platform_dependent(images, kernel, cpu=multiply, default=convolve)
+
+
+def _multiply_patches(
+    images: chex.Array,
+    kernel: chex.Array,
+    strides: tuple[int, ...],
+    padding: str,
+) -> chex.Array:
+    size = kernel.shape[:2]
     pads = jax.lax.padtype_to_pads(images.shape[1:3], size, strides, padding)
     padded = jnp.pad(images, ((0, 0), *pads, (0, 0)))
     height, width = (
