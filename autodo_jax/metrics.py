@@ -1,4 +1,4 @@
-"""What is measured after an epoch and at the end of a run, on arrays in memory."""
+"""Metrics of an epoch and of a whole run, computed on arrays in memory."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 
 class Evaluation(NamedTuple):
-    """Losses and predictions of a data set in its order."""
+    """Losses and predictions of a data set, in the order of its points."""
 
     losses: np.ndarray  # [N], cross-entropy on the labels
     predictions: np.ndarray  # [N], classes
@@ -16,25 +16,26 @@ class Evaluation(NamedTuple):
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy; NaN for no points."""
+        """Mean cross-entropy; NaN without points."""
         return _mean(self.losses)
 
     @property
     def error(self) -> float:
-        """Top-1 error in percent; NaN for no points."""
+        """Top-1 error in percent; NaN without points."""
         return 100 * _mean(self.predictions != self.labels)
 
     @property
     def noise_score(self) -> np.ndarray:
-        """Probability of all classes but the label, [N] in [0, 1]: how suspect it is.
+        """Probability of all classes except the label, [N] in [0, 1].
 
-        The network's own loss ranks wrong labels no worse than soft labels and weights,
-        which also move for other reasons (docs/results.md).
+        The higher it is, the more suspect is the label. This score, a function of the
+        network's loss, ranks wrong labels no worse than soft labels and weights, which
+        also change for other reasons (docs/results.md).
         """
         return -np.expm1(-self.losses.astype(np.float64))
 
     def class_error(self, num_classes: int) -> list[float]:
-        """Top-1 error in percent of the points of each class; NaN for none."""
+        """Top-1 error of each class in percent; NaN for a class without points."""
         wrong = self.predictions != self.labels
         points = np.bincount(self.labels, minlength=num_classes)
         errors = np.bincount(self.labels, weights=wrong, minlength=num_classes)
@@ -43,7 +44,10 @@ class Evaluation(NamedTuple):
 
 
 def noise_auroc(scores: np.ndarray, is_flipped: np.ndarray) -> float | None:
-    """Area under the ROC curve of `scores` for `is_flipped`; None for one kind only."""
+    """Area under the ROC curve of `scores` for `is_flipped`.
+
+    None if all points are flipped, or none.
+    """
     if is_flipped.all() or not is_flipped.any():
         return None
     return float(roc_auc_score(is_flipped, scores))

@@ -1,1 +1,1 @@
-"""Augmentation: the learned sub-model g_A and the standard one before it."""
+"""Augmentation: fixed policies, standard augmentation, the learned sub-model g_A."""

@@ -1,9 +1,9 @@
-"""The six affine operations of g_A, composed into one map and resampled once (Eq. 8).
+"""The affine operations of g_A, composed into one map and resampled once (Eq. 8).
 
 Images are float arrays [B, H, W, C] of any range. A map is a *pull* map, as in
 `dm_pix.affine_transform`: a matrix [B, 3, 3] that takes homogeneous output coordinates
 (x to the right, y downwards, in pixels, origin at the image centre) to the input
-coordinates that are read there. Outside the image its border is replicated.
+coordinates that are read there. Outside the image, its border is replicated.
 """
 
 import functools
@@ -24,7 +24,7 @@ class Operation(NamedTuple):
 
     apply: Callable  # affine: magnitude [B], (H, W) -> pull map [B, 3, 3]
     mean: float  # mu: the magnitude at which the operation is the identity
-    range: float  # rng: unit of the magnitude's standard deviation
+    range: float  # rng: unit of the standard deviation of the magnitude
 
 
 def _matrix(rows: Sequence[Sequence[chex.Numeric]], like: chex.Array) -> chex.Array:
@@ -138,7 +138,7 @@ def resample(images: chex.Array, pull_map: chex.Array) -> chex.Array:
 
 @jax.custom_jvp
 def _read(images: chex.Array, x: chex.Array, y: chex.Array) -> chex.Array:
-    """Interpolates images [B, H, W, C] at pixels x, y [B, H', W'] inside of them."""
+    """Interpolates images [B, H, W, C] at pixels x, y [B, H', W'] inside them."""
     places, across, down = _neighbours(images, x, y)
     across, down = across[..., None], down[..., None]
     # Whole pixels are gathered from a flat list: XLA's fastest form of a gather on CPU.
@@ -154,10 +154,10 @@ def _read(images: chex.Array, x: chex.Array, y: chex.Array) -> chex.Array:
 
 @functools.partial(_read.defjvp, symbolic_zeros=True)
 def _read_jvp(primals: tuple, tangents: tuple) -> tuple[chex.Array, chex.Array]:
-    """The derivative by each coordinate is one loop over the pixels.
+    """Computes the derivative in each coordinate in one loop over the pixels.
 
-    What JAX derives by itself has arrays of all four neighbours between its loops, and
-    takes several times as long on CPUs.
+    The derivative that JAX generates passes arrays of all four neighbours between its
+    loops, and takes several times as long on CPUs.
     """
     images, x, y = primals
     of_images, of_x, of_y = tangents
@@ -165,7 +165,7 @@ def _read_jvp(primals: tuple, tangents: tuple) -> tuple[chex.Array, chex.Array]:
     if isinstance(of_x, SymbolicZero):
         tangent = jnp.zeros_like(values)
     else:
-        of_x, of_y = _apart(of_x, of_y)  # Their cotangents are computed once, too.
+        of_x, of_y = _apart(of_x, of_y)  # Computes their cotangents once, too.
         by_x = _slopes(images, *_apart(x, y), along="x")
         by_y = _slopes(images, *_apart(*_apart(x, y)), along="y")
         tangent = jnp.stack(
@@ -179,7 +179,7 @@ def _read_jvp(primals: tuple, tangents: tuple) -> tuple[chex.Array, chex.Array]:
 def _slopes(
     images: chex.Array, x: chex.Array, y: chex.Array, *, along: str
 ) -> list[chex.Array]:
-    """Derivatives of `_read` by x or y, [B, H', W'] for each channel."""
+    """Returns the derivatives of `_read` in x or y, [B, H', W'] for each channel."""
     places, across, between = _neighbours(images, x, y)
     if along == "y":
         places, between = [[*column] for column in zip(*places, strict=True)], across
@@ -199,7 +199,7 @@ def _slopes(
 def _neighbours(
     images: chex.Array, x: chex.Array, y: chex.Array
 ) -> tuple[list[list[chex.Array]], chex.Array, chex.Array]:
-    """Returns places in the list of all pixels, and the fractions along x and y.
+    """Returns places in the flat list of all pixels, and the fractions along x and y.
 
     Places are int32 [B, H', W'], [[top left, top right], [bottom left, bottom right]].
     """
@@ -218,6 +218,13 @@ def _neighbours(
 
 
 def _apart(*arrays: chex.Array) -> tuple[chex.Array, ...]:
-    """Keeps XLA from sharing work between loops on CPUs, where it fuses no outputs."""
-    is_cpu = jax.default_backend() == "cpu"
-    return jax.lax.optimization_barrier(arrays) if is_cpu else arrays
+    """Keeps XLA on CPUs from sharing work between loops.
+
+    There it does not fuse loops into one with several outputs, so it would store what
+    they share.
+    """
+    return jax.lax.platform_dependent(
+        *arrays,
+        cpu=lambda *given: jax.lax.optimization_barrier(given),
+        default=lambda *given: given,
+    )

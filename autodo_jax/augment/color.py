@@ -1,7 +1,7 @@
 """Colour operations of g_A, from dm-pix; not part of the paper's list.
 
-Images are float arrays [B, H, W, C] in [0, 1], and stay there. `Operation.apply` takes
-one image [H, W, C] and a scalar magnitude.
+Images are float arrays [B, H, W, C] in [0, 1], before and after. `Operation.apply`
+takes one image [H, W, C] and a scalar magnitude.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ NEEDS_RGB = frozenset({"saturation", "hue"})
 def apply(
     names: Sequence[str], images: chex.Array, gates: chex.Array, magnitudes: chex.Array
 ) -> chex.Array:
-    """Applies the operations in the order of `names`, each where its gate is open.
+    """Applies the operations in the order of `names`, each if its gate is open.
 
     Args:
       names: keys of `OPERATIONS`.

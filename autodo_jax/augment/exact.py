@@ -1,7 +1,7 @@
-"""What Pillow computes in double precision, from int32 and float32, to the last bit.
+"""Pillow's results in double precision, from int32 and float32, exact to the bit.
 
 TPUs and JAX's default have no doubles, and XLA may fuse a product with a sum, which
-rounds once instead of twice. Nothing here depends on either.
+rounds once instead of twice. The results here depend on neither.
 """
 
 import functools
@@ -16,7 +16,7 @@ SINE_STEPS = 32  # Entries of the sine table per degree.
 
 
 def product(factor: chex.Numeric, whole: chex.Numeric) -> tuple[chex.Array, ...]:
-    """Returns factor * whole in float32, correctly rounded, and the rounding's error.
+    """Returns factor * whole in float32, correctly rounded, and the rounding error.
 
     `whole` has at most 12 significant bits. Both halves of the factor then have exact
     products, so it does not matter whether XLA fuses them with the additions.
@@ -45,8 +45,8 @@ def round_product(factor: chex.Numeric, whole: int) -> chex.Array:
 def floor_divide(numerator: chex.Array, divisor: chex.Array) -> chex.Array:
     """Returns the floor of a quotient of integers >= 0; the numerator below 2**20.
 
-    Faster than integer division. One half keeps the quotient away from whole
-    numbers by more than a division's error, on accelerators too.
+    Faster than integer division. The added half keeps the quotient away from whole
+    numbers by more than the error of a division, on accelerators too.
     """
     return jnp.floor((numerator + 0.5) / divisor).astype(jnp.int32)
 
@@ -61,10 +61,11 @@ def sine_table() -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def stretch_exceptions() -> tuple[np.ndarray, np.ndarray]:
-    """Where double precision makes Pillow's AutoContrast one level darker than exact.
+    """Finds where rounding makes Pillow's AutoContrast one level darker than exact.
 
-    Returns uint8 [256, 256], the kind of each pair of extremes, and bool [kinds, 256],
-    the exact results that become one less where they are whole numbers.
+    Returns:
+      uint8 [256, 256], the kind of each pair of extremes, and bool [kinds, 256], the
+      exact results that become one less where they are whole numbers.
     """
     darker = np.zeros((256, 256, 256), bool)  # lowest, highest, exact result
     for low in range(256):

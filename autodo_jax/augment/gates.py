@@ -13,8 +13,8 @@ def sample_gates(
 ) -> chex.Array:
     """Draws `b ~ Bernoulli(sigmoid(logits))` with a straight-through gradient.
 
-    Forward the draw is hard, 0 or 1. Backward it is the binary concrete variable (the
-    Gumbel-softmax over two outcomes) of the same noise.
+    In the forward pass the draw is hard, 0 or 1. In the backward pass it is the binary
+    concrete variable (the Gumbel-softmax over two outcomes) of the same noise.
 
     Args:
       key: PRNG key.

@@ -23,17 +23,17 @@ def augment(
 ) -> chex.Array:
     """Draws gates and magnitudes for each image and applies the operations.
 
-    The affine operations come first, in their order, as one map and one resampling;
-    then the colour operations in theirs. A closed gate leaves out its operation.
+    The affine operations come first, as one map and one resampling, then the colour
+    operations, both in the order given. A closed gate skips its operation.
     Differentiable in the logits (straight-through in the gates).
 
     Args:
-      keys: [B] PRNG keys, one for each point: a point's draw does not depend on which
-        batch or device it is in.
+      keys: [B] PRNG keys, one for each point, so that its draw does not depend on the
+        batch or the device it is in.
       images: [B, H, W, C] in [0, 1].
       gate_logits: lambda^Ab, [B, A].
       magnitude_logits: lambda^Am, [B, A].
-      operations: A names out of `OPERATIONS`, without repetition.
+      operations: names of the A operations, keys of `OPERATIONS`, each at most once.
       magnitude: M, which scales all ranges as M / 10.
       temperature: of the relaxed gates.
 

@@ -1,13 +1,13 @@
 """The operations of Fast AutoAugment, DADA and RandAugment, bit for bit as in Pillow.
 
-An image is uint8 [H, W, C], RGB (C = 3) or grey (C = 1), with sides up to 512; so is
-every result. An operation belongs to one of four stages: reading through an affine map,
-a look-up table, a blend with a degenerate image, a filled square. `apply` takes the
-operation as a traced index and runs each stage once, which is neutral unless it is the
-operation's own: a batch with mixed operations costs four stages, not sixteen results.
+Images, given and returned, are uint8 [H, W, C], RGB (C = 3) or grey (C = 1), with sides
+up to 512. An operation belongs to one of four stages: reading through an affine map, a
+look-up table, a blend with a degenerate image, a filled square. `apply` takes the
+operation as a traced index and runs each stage once. Stages of other operations change
+nothing, so a batch of mixed operations costs four stages, not sixteen operations.
 
-All is int32 and float32, with traced values and fixed shapes; `exact` says how the same
-pixels come about where Pillow computes in double precision.
+All numbers are int32 and float32, with traced values and fixed shapes; `exact` computes
+the same pixels where Pillow uses double precision.
 """
 
 import functools
@@ -36,7 +36,7 @@ class Operation(NamedTuple):
 class _Stage(NamedTuple):
     run: Callable  # image, parameter -> image
     parameters: dict[str, Callable]  # by operation: image, value -> parameter
-    choose: Callable = jax.lax.switch  # of the parameters
+    choose: Callable = jax.lax.switch  # selects one of the parameters
 
 
 OPERATIONS: dict[str, Operation] = {}
@@ -49,10 +49,10 @@ def _operation(
     *,
     is_signed: bool = False,
 ) -> Callable[[Callable], Callable[..., chex.Array]]:
-    """Makes an operation, image -> image, of a function that returns its parameter.
+    """Turns a function that returns a stage's parameter into an operation on images.
 
     Args:
-      stage: where it belongs.
+      stage: the stage that the operation belongs to.
       name: its key in `OPERATIONS`.
       levels: the values at level 0 and 1, if it takes a value.
       is_signed: as in `Operation`.
@@ -114,7 +114,7 @@ def _read(image: chex.Array, pull_map: chex.Array) -> chex.Array:
     x = jnp.arange(width, dtype=jnp.int32)[None, :]
     column, row = (a * x + b * y + c) >> 16, (d * x + e * y + f) >> 16
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    # Whole pixels from a flat list: XLA's fastest form of a gather on CPU.
+    # Whole pixels from a flat list: XLA's fastest form of a gather on CPUs.
     at = jnp.where(inside, row * width + column, height * width)
     return image.reshape(-1, channels).at[at].get(mode="fill", fill_value=0)
 
@@ -164,8 +164,8 @@ def translate_y(image: chex.Array, share: chex.Numeric) -> chex.Array:
 def rotate(image: chex.Array, degrees: chex.Numeric) -> chex.Array:
     """Turns counter-clockwise about the centre; degrees in [-360, 360]."""
     # Rounding to 16 fractional bits needs more of sine and cosine than float32 has:
-    # whole multiples of 2**-16 are kept apart from the rest, which is a Taylor series
-    # around the table's nearest angle. Its error is near 1e-6 of these units.
+    # whole multiples of 2**-16 are kept separate from the rest, a Taylor series around
+    # the nearest angle of the table. Its error is near 1e-6 of these units.
     degrees = jnp.asarray(degrees, jnp.float32)
     nearest = jnp.round(degrees * exact.SINE_STEPS)
     small = jnp.deg2rad(degrees - nearest / exact.SINE_STEPS)
@@ -189,7 +189,7 @@ def rotate(image: chex.Array, degrees: chex.Numeric) -> chex.Array:
     return _map(half(0, 2, 0), half(0, 0, -2), c, half(0, 0, 2), half(0, 2, 0), f)
 
 
-# Look-up tables, uint8 [256, 1, C]: what becomes of the image of all levels.
+# Look-up tables, uint8 [256, 1, C]: the result for an image of all levels.
 
 
 def _all_levels(image: chex.Array) -> chex.Array:
@@ -198,7 +198,7 @@ def _all_levels(image: chex.Array) -> chex.Array:
 
 
 def _entries(image: chex.Array) -> chex.Array:
-    """Returns where in the flat table each pixel and channel has its entry."""
+    """Returns the position of each pixel and channel in the flat table."""
     channels = image.shape[2]
     channel = jnp.arange(channels, dtype=jnp.int32)[None, None]
     return image.astype(jnp.int32) * channels + channel
@@ -213,8 +213,8 @@ def _choose_table(
 ) -> chex.Array:
     every = jnp.stack([table(*args) for table in tables])
     is_chosen = jnp.arange(len(tables)) == index
-    # As a maximum since XLA on CPU does not fuse it with the look-up, which would
-    # compute the tables anew for each pixel.
+    # A maximum, because XLA on CPUs does not fuse it with the look-up: fused, the
+    # tables would be computed again for each pixel.
     return jnp.where(is_chosen[:, None, None, None], every, 0).max(0)
 
 
@@ -258,7 +258,7 @@ def equalize(image: chex.Array) -> chex.Array:
 
 @_operation(_LOOK_UP, "Solarize", (0.0, 256.0))
 def solarize(image: chex.Array, threshold: chex.Numeric) -> chex.Array:
-    """Inverts the levels from the threshold on: 0 inverts all, 256 none."""
+    """Inverts the levels at or above the threshold: 0 inverts all, 256 none."""
     levels = _all_levels(image)
     return jnp.where(levels < jnp.float32(threshold), levels, 255 - levels)
 
@@ -314,7 +314,7 @@ def brightness(image: chex.Array, factor: chex.Numeric) -> _Blend:
 
 @_operation(_BLEND, "Sharpness", (0.1, 1.9))
 def sharpness(image: chex.Array, factor: chex.Numeric) -> _Blend:
-    """Blends with a smoothed image, all but the outermost pixels, which never change.
+    """Blends with a smoothed image; the outermost pixels never change.
 
     factor in [0.1, 1.9], 1 changes nothing.
     """
@@ -330,7 +330,7 @@ def cutout(image: chex.Array, share: chex.Numeric, place: chex.Array) -> chex.Ar
     """Fills a square with (125, 123, 114), or on grey images with its luma.
 
     Its side is s = share * W. Columns from x = int(max(0, cx - s / 2)) to int(x + s)
-    are filled, and rows likewise, as far as the image goes.
+    are filled, and rows likewise, within the image.
 
     Args:
       image: uint8 [H, W, C].
@@ -375,7 +375,7 @@ def apply(
       image: uint8 [H, W, C], C = 3 or 1.
       value: float32 [] in the operation's unit, with its sign.
       place: float32 [2] in [0, 1), where Cutout has its centre.
-      names: operations that `index` may stand for, beside Identity; no others are
+      names: operations that `index` may select, besides Identity; no others are
         computed.
 
     Raises:
@@ -388,7 +388,7 @@ def apply(
         if own == ["Identity"]:
             continue
         branch = [own.index(name if name in own else "Identity") for name in OPERATIONS]
-        # From the image itself, of which at most one stage returns another: from the
+        # Computed from the original image, which at most one stage changes. From the
         # result so far, XLA would fuse the gathers into each of their many uses.
         parameter = stage.choose(
             jnp.array(branch, jnp.int32)[index],

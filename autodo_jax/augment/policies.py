@@ -1,8 +1,8 @@
-"""Augmentation policies without learning: RandAugment, UniformAugment, and the found
-policies of Fast AutoAugment and DADA.
+"""Fixed policies: RandAugment, UniformAugment, Fast AutoAugment and DADA.
 
-Pure functions of uint8 images [B, H, W, C]; they come before the standard augmentation.
-First the operations of each image are drawn, then all images get their operations.
+Pure functions of uint8 images [B, H, W, C], applied before the standard augmentation.
+First the operations of each image are drawn, then they are applied to all images. For
+Fast AutoAugment and DADA the sub-policies are the published ones.
 """
 
 import functools
@@ -25,10 +25,11 @@ NAMES = (
     "fast_autoaugment",
     "dada",
 )
-TABLES = ("svhn", "cifar10", "cifar100", "imagenet")  # data sets with found policies
+# The data sets with published policies.
+TABLES = ("svhn", "cifar10", "cifar100", "imagenet")
 
-# The operations AutoDO draws from, fewer than in the RandAugment paper: the second list
-# is for the methods with affine operations of their own.
+# The operations that AutoDO draws from, fewer than in the RandAugment paper.
+# `randaugment_color` is for the methods with affine operations of their own.
 _COLOR = ("Identity", "AutoContrast", "Equalize", "Invert", "Color", "Sharpness")
 _AFFINE = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
 _RANDAUGMENT = {"randaugment": _COLOR + _AFFINE, "randaugment_color": _COLOR}
@@ -44,7 +45,7 @@ _IS_SIGNED = np.array([op.is_signed for op in pil_ops.OPERATIONS.values()])
 
 
 class Draw(NamedTuple):
-    """The n operations that one image gets, in order; Identity for those left out."""
+    """The n operations of one image, in order; Identity in place of skipped ones."""
 
     index: chex.Array  # int32 [n], in the order of pil_ops.OPERATIONS
     value: chex.Array  # float32 [n], in the operation's unit, sign included
@@ -68,7 +69,7 @@ def load(policy: str, table: str) -> SubPolicies:
       table: one of `TABLES`.
 
     Raises:
-      ValueError: another table.
+      ValueError: an unknown table.
     """
     if table not in TABLES:
         raise ValueError(
@@ -89,7 +90,7 @@ def load(policy: str, table: str) -> SubPolicies:
 
 
 def draw_sub_policy(key: chex.PRNGKey, sub_policies: SubPolicies) -> Draw:
-    """Draws a pair uniformly, and its operations each with its own probability."""
+    """Draws a pair uniformly, then whether each of its operations is applied."""
     choice, opening, sign, *place = jax.random.uniform(key, (5, 2), jnp.float32)
     pair = _below(len(sub_policies.index), choice[0])
     index, probability, value = (jnp.asarray(rows)[pair] for rows in sub_policies)
@@ -109,7 +110,7 @@ def _draw_operations(
     span: np.ndarray,
 ) -> Draw:
     """Draws operations with replacement, their values in `low` to `low + span`."""
-    # All at once: on CPUs a draw is a loop of its own.
+    # All numbers at once, because each draw is a loop of its own on CPUs.
     choice, level, sign, *place = jax.random.uniform(key, (5, num_ops), jnp.float32)
     known = jnp.array([_INDEX[name] for name in names], jnp.int32)
     index = known[_below(len(names), choice)]
@@ -171,12 +172,12 @@ def drawable(policy: str, table: str) -> tuple[str, ...]:
 
 
 def apply(draws: Draw, images: chex.Array, names: tuple[str, ...]) -> chex.Array:
-    """Applies to each image [B, H, W, C] its n operations; `draws` has B rows.
+    """Applies the n operations of each image to it.
 
     Args:
-      draws: of each image.
+      draws: of all images, with a leading axis of B.
       images: uint8 [B, H, W, C].
-      names: operations, beside Identity, that may be drawn.
+      names: operations that may be drawn, besides Identity.
     """
     apply_all = jax.vmap(functools.partial(pil_ops.apply, names=names))
 
@@ -184,8 +185,8 @@ def apply(draws: Draw, images: chex.Array, names: tuple[str, ...]) -> chex.Array
         return apply_all(drawn.index, images, drawn.value, drawn.place), None
 
     in_order = Draw(*(jnp.moveaxis(field, 1, 0) for field in draws))
-    # In a written-out loop XLA fuses an operation into the next, computing its pixels
-    # anew each time they are read: five times slower on CPU.
+    # In an unrolled loop XLA would fuse an operation into the next and compute its
+    # pixels again each time they are read: five times slower on CPUs.
     return jax.lax.scan(apply_one, images, in_order)[0]
 
 

@@ -1,7 +1,7 @@
 """Standard augmentation: random crops, flip and erasing, not learned (Sec. 5.1).
 
-The random functions are pure, of one image [H, W, C] in [0, 1]; map them over keys and
-images.
+The random functions are pure functions of one image [H, W, C] in [0, 1]; map them over
+keys and images.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 
 def random_crop(key: chex.PRNGKey, image: chex.Array, *, padding: int) -> chex.Array:
-    """Shifts by up to `padding` pixels in each direction, with zeros moving in."""
+    """Shifts by up to `padding` pixels in each direction; zeros fill the gap."""
     height, width, channels = image.shape
     padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
     # Cheaper than `randint`, which splits its key and draws twice.
@@ -32,7 +32,7 @@ def random_resized_crop(
 ) -> chex.Array:
     """Cuts out a random box and resizes it to `size` pixels square (ImageNet).
 
-    The first of `num_tries` boxes that fits is taken, else the largest box in the
+    The first of `num_tries` boxes that fits is used, otherwise the largest box in the
     centre within the range of aspects. Bilinear, with antialiasing.
 
     Args:
@@ -65,10 +65,10 @@ def random_resized_crop(
 
 
 def center_crop(images: chex.Array, *, size: int) -> chex.Array:
-    """Returns the middle `size` pixels square of [B, H, W, C].
+    """Returns the central `size` x `size` pixels of images [B, H, W, C].
 
     Raises:
-      ValueError: images smaller than that.
+      ValueError: images that are smaller.
     """
     height, width = images.shape[1:3]
     if min(height, width) < size:
@@ -80,7 +80,7 @@ def center_crop(images: chex.Array, *, size: int) -> chex.Array:
 
 
 def random_flip(key: chex.PRNGKey, image: chex.Array) -> chex.Array:
-    """Mirrors left and right with probability one half."""
+    """Mirrors the image horizontally with probability one half."""
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
@@ -93,17 +93,15 @@ def random_erase(
     area: tuple[float, float] = (0.02, 0.33),
     aspect: tuple[float, float] = (0.3, 3.3),
 ) -> chex.Array:
-    """Fills a random rectangle (random erasing).
+    """Fills a random rectangle, cut to the sides of the image (random erasing).
 
     Args:
       key: PRNG key.
       image: [H, W, C].
-      probability: of erasing at all.
+      probability: of erasing anything.
       fill: [C], usually the data set's mean colour.
       area: range of the rectangle's share of the image, uniform.
       aspect: range of its height over its width, log-uniform.
-
-    A rectangle that does not fit is cut to the image's sides.
     """
     height, width, _ = image.shape
     chosen_key, area_key, aspect_key, place_key = jax.random.split(key, 4)
@@ -140,16 +138,16 @@ def augment(
     erase_probability: float = 0.0,
     fill: Sequence[float],
 ) -> chex.Array:
-    """Crops, flips and erases each image with its own key; zero means without.
+    """Crops, flips and erases each image with its own key; zero turns a part off.
 
     Args:
       keys: [B] PRNG keys.
       images: [B, H, W, C] in [0, 1].
       crop_size: side of a random resized crop, instead of `crop_padding`.
-      crop_padding: pixels of zeros around before the random crop to the same size.
-      flip: mirror half of the images.
+      crop_padding: zero pixels added on each side before a crop to the original size.
+      flip: mirrors half of the images.
       erase_probability: share of the images with an erased rectangle.
-      fill: [C], its colour.
+      fill: [C], the colour of the erased rectangles.
     """
 
     def one(key: chex.PRNGKey, image: chex.Array) -> chex.Array:

@@ -1,9 +1,9 @@
 """RMSprop that touches only the rows of a batch.
 
 Property: equal to dense RMSprop on gradients that are zero outside the rows. There a
-dense step moves nothing and multiplies the second moment by `decay`; here the step of a
-row's last touch is kept, and the factors are caught up when it is touched next. A step
-costs O(rows in the batch), whatever the number of points.
+dense step changes no parameter and multiplies the second moment by `decay`. Here the
+step at which a row was last touched is stored, and the missing factors are applied when
+it is touched next. A step costs O(rows in the batch), whatever the number of points.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,17 +34,17 @@ class RowOptimizer(NamedTuple):
 def row_rmsprop(
     decay: float = 0.99, eps: float = 1e-8, max_update: float = 0.0
 ) -> RowOptimizer:
-    """Returns RMSprop on rows; as torch.optim.RMSprop, `eps` outside the root.
+    """Returns RMSprop on rows, with `eps` outside the root as in torch.optim.RMSprop.
 
-    `update(tables, state, row_grads, positions, learning_rate)`: of each table,
-    `row_grads` are gradients [B, ...] in the rows at `positions` [B]; those of one row
-    are summed, those at positions past the end, the number of rows, are dropped.
-    Returns `(tables, state)`.
+    `update(tables, state, row_grads, positions, learning_rate)` returns
+    `(tables, state)`. For each table, `row_grads` are the gradients [B, ...] of the
+    rows at `positions` [B]. Gradients of the same row are summed; those at a position
+    past the end (the number of rows) are dropped.
 
     Args:
       decay: of the second moment, in [0, 1).
       eps: added to the root of the second moment.
-      max_update: what an entry of a table moves at most in an update; 0: unbounded.
+      max_update: largest change of an entry in one update; 0: unbounded.
     """
 
     def init(tables: Mapping[str, chex.Array]) -> RowRMSpropState:
@@ -66,7 +66,7 @@ def row_rmsprop(
         count: chex.Array,
         learning_rate: chex.Numeric,
     ) -> tuple[chex.Array, chex.Array, chex.Array]:
-        # Padded with a position past the end, which scatters nowhere.
+        # Padded with a position past the end, where nothing is written.
         rows, segments = jnp.unique(
             positions, return_inverse=True, size=len(positions), fill_value=len(table)
         )
@@ -80,8 +80,8 @@ def row_rmsprop(
         return (
             table.at[rows].set(table[rows] - updates, mode="drop"),
             nu.at[rows].set(new_nu, mode="drop"),
-            # To `count`. What is written depends on what was read, so that the compiler
-            # writes in place: it would copy all N entries to set them.
+            # Becomes `count`, by an addition that depends on the values read, so that
+            # the compiler writes in place: to set them it would copy all N entries.
             last_touch.at[rows].add(elapsed, mode="drop"),
         )
 

@@ -1,6 +1,6 @@
 """Lambda (Sec. 4): one row of hyperparameters for each train point.
 
-A dict of tables by name, with the sub-models in use only; tables have one row a point:
+A dict of tables by name, for the sub-models in use only, with one row for each point:
 
     gate       lambda^Ab [N, A]  logits of the probability of each operation
     magnitude  lambda^Am [N, A]  logits of the standard deviation of its magnitude
@@ -30,16 +30,16 @@ def init(
     soft_labels: bool = False,
     smoothing: float = 0.1,
 ) -> Tables:
-    """Returns Lambda at its start.
+    """Returns the initial Lambda.
 
     Args:
       labels: given labels, [N] integers.
       num_classes: C.
       augment: "per_point", "shared" (one row for all points) or "none".
       num_operations: A.
-      gate_probability: of an open gate at the start, in (0, 1). Paper: 0.25.
-      weights: with loss weights, 1 at the start.
-      soft_labels: with soft labels, at the start the given ones smoothed.
+      gate_probability: initial probability of an open gate, in (0, 1). Paper: 0.25.
+      weights: whether there are loss weights, initially 1.
+      soft_labels: whether there are soft labels, initially the given ones, smoothed.
       smoothing: alpha of the label smoothing, in (0, 1). Paper: 0.1.
 
     Raises:
@@ -66,10 +66,10 @@ def init(
 
 
 def loss_weights(weight_rows: chex.Array) -> chex.Array:
-    """g_W: `softplus(lambda^W) / ln 2`, 1 at lambda = 0, in (0, inf) (Sec. 4.2)."""
+    """Sub-model g_W: `softplus(lambda^W) / ln 2` > 0, 1 at lambda = 0 (Sec. 4.2)."""
     return jax.nn.softplus(weight_rows) / math.log(2)
 
 
 def log_soft_labels(label_rows: chex.Array) -> chex.Array:
-    """g_S: `log softmax(lambda^S)`, [B, C] (Sec. 4.2)."""
+    """Sub-model g_S: `log softmax(lambda^S)`, [B, C] (Sec. 4.2)."""
     return jax.nn.log_softmax(label_rows)

@@ -1,4 +1,4 @@
-"""Hypergradients by implicit differentiation; knows no network and no data set."""
+"""Hypergradients by implicit differentiation, without any network or data set."""
 
 from autodo_jax.implicit import curvature, solvers
 from autodo_jax.implicit.argmin import implicit_argmin

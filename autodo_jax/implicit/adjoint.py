@@ -1,4 +1,4 @@
-"""The adjoint system `A x = d_params L_v` of a hypergradient, and how it is solved."""
+"""The adjoint system `A x = d_params L_v` of a hypergradient, and its solution."""
 
 import contextlib
 from collections.abc import Callable
@@ -35,21 +35,21 @@ def stationary_system(
     hparams: PyTree,
     args: tuple,
 ) -> System:
-    """F = d_params L_t, A the curvature."""
+    """Returns the system with F = d_params L_t and A the curvature."""
     if isinstance(curvature, Hessian) and curvature.mode == "reverse-over-reverse":
         system = reverse_system(
             lambda theta, lam: jax.grad(inner_loss)(theta, lam, *args), params, hparams
         )
         return _add_damping(system, curvature.damping)
 
-    # One directional derivative of the whole gradient holds H v and the mixed term.
+    # A directional derivative of the whole gradient contains H v and the mixed term.
     (optimality, _), directional = jax.linearize(
         lambda theta: jax.grad(inner_loss, (0, 1))(theta, hparams, *args), params
     )
     if isinstance(curvature, Hessian):
-        # Under jit the unused mixed term costs a product nothing. A second
-        # linearization without it would repeat the forward pass wherever the compiler
-        # does not see that both are the same.
+        # Under jit the mixed term, which a product does not use, is not computed. A
+        # second linearization without it would repeat the forward pass unless the
+        # compiler notices that both are the same.
         system = System(optimality, lambda v: directional(v)[0], directional)
         return _add_damping(system, curvature.damping)
     matvec = curvature(inner_loss, params, hparams, args)
@@ -57,7 +57,7 @@ def stationary_system(
 
 
 def reverse_system(optimality_fn: Callable, params: PyTree, hparams: PyTree) -> System:
-    """The transposed system of F = optimality_fn, by pullbacks only."""
+    """Returns the transposed system of F = optimality_fn, made of pullbacks only."""
     optimality, pullback = jax.vjp(lambda theta: optimality_fn(theta, hparams), params)
     _, pullback_both = jax.vjp(optimality_fn, params, hparams)
     return System(optimality, lambda v: pullback(v)[0], pullback_both)
@@ -74,7 +74,10 @@ def _add_damping(system: System, damping: chex.Numeric) -> System:
 def solve_from(
     solve: Callable[[PyTree], Any], matvec: Matvec, b: PyTree, x0: PyTree | None
 ) -> tuple[PyTree, PyTree]:
-    """Solves `A x = b` from `x0` with a right-hand side of unit norm."""
+    """Returns `(x, solver_info)` of `A x = b`, starting from `x0`.
+
+    The solver gets a right-hand side of unit norm.
+    """
     rhs = b if x0 is None else optax.tree.sub(b, matvec(x0))
     unit, rhs_norm = tree.normalize(rhs)
     solution, solver_info = split_info(solve(unit), b)
@@ -83,7 +86,12 @@ def solve_from(
 
 
 def num_batches(inner_batches: tuple, solver: Solver) -> int:
-    """Number of batches, checked to be what `solver` takes and the mixed term."""
+    """Returns the number of batches: one for each product and one for the mixed term.
+
+    Raises:
+      TypeError: the solver does not take a batch per product.
+      ValueError: another number of batches.
+    """
     if not isinstance(solver, StochasticSolver):
         raise TypeError(
             "`inner_batches` needs a solver that takes a batch per product, got "
@@ -101,7 +109,7 @@ def num_batches(inner_batches: tuple, solver: Solver) -> int:
 
 
 def take_batch(inner_batches: tuple, j: chex.Numeric) -> tuple:
-    """The j-th batch, as arguments of the inner loss."""
+    """Returns the j-th batch as arguments of the inner loss."""
     return jax.tree.map(
         lambda leaf: jax.lax.dynamic_index_in_dim(leaf, j, keepdims=False),
         tuple(inner_batches),
@@ -116,11 +124,12 @@ def _as_varying(leaf: chex.Array, name: AxisName) -> chex.Array:
 
 
 def collectives(axis_name: AxisName | None) -> tuple[Callable, Callable]:
-    """Returns `(vary, mean)` over the axis; both the identity without one.
+    """Returns `(vary, mean)` over the axis; without an axis both are the identity.
 
-    Inside a `jax.shard_map` that tracks replication, a derivative in a replicated value
-    is summed over the devices by the transpose of its implicit broadcast; marked as
-    varying, it stays local, as it is under pmap and vmap, and the mean is taken once.
+    Inside a `jax.shard_map` that tracks replication, the derivative with respect to a
+    replicated value is summed over the devices: that is the transpose of its implicit
+    broadcast. `vary` marks the value as varying, which keeps the derivative local, as
+    it is under pmap and vmap; `mean` then averages it once.
     """
     if axis_name is None:
         return lambda x: x, lambda x: x
@@ -130,7 +139,7 @@ def collectives(axis_name: AxisName | None) -> tuple[Callable, Callable]:
     def vary_leaf(leaf: chex.Array) -> chex.Array:
         for name in names:
             if name in manual:
-                with contextlib.suppress(ValueError):  # It varies already.
+                with contextlib.suppress(ValueError):  # It already varies.
                     leaf = _as_varying(leaf, name)
         return leaf
 

@@ -1,4 +1,4 @@
-"""A solver of the inner problem that JAX can differentiate by the implicit theorem."""
+"""Derivatives of a solver of the inner problem by the implicit function theorem."""
 
 import functools
 from collections.abc import Callable
@@ -23,14 +23,14 @@ def implicit_argmin(
     Property that must hold: `d_params inner_loss(solve(h, *args), h, *args) = 0`. Then
     the derivative of `solve` is `-[d2_params L_t]^-1 d_params d_(h, args) L_t` (Eq. 4),
     whatever the algorithm inside, at a memory cost that does not grow with its steps.
-    Forward and reverse mode, jacfwd, jacrev, vmap and higher derivatives; those in the
-    floating leaves of `args` (data) as well as in `hparams`.
+    Supports forward and reverse mode, jacfwd, jacrev, vmap and higher derivatives, in
+    `hparams` as well as in the floating leaves of `args` (data).
 
     Args:
-      inner_loss: `(params, hparams, *args) -> scalar`, what `solve` minimizes.
-      solver: of the linear system, symmetric in forward and reverse mode; None:
+      inner_loss: `(params, hparams, *args) -> scalar`, which `solve` minimizes.
+      solver: solver of the linear system, which is symmetric in both modes; None:
         `solvers.conjugate_gradient(100)`.
-      curvature: what stands for the Hessian; None: the Hessian.
+      curvature: approximation of the Hessian; None: the Hessian itself.
 
     Raises:
       TypeError: an argument that is not callable, at decoration; leaves of `hparams`
@@ -55,7 +55,7 @@ def implicit_argmin(
         def argmin_jvp(
             primals: tuple[PyTree, tuple], tangents: tuple[PyTree, tuple]
         ) -> tuple[PyTree, PyTree]:
-            theta = argmin(*primals)  # Itself differentiable: higher derivatives.
+            theta = argmin(*primals)  # Differentiable, for higher derivatives.
 
             def gradient_at_theta(hparams: PyTree, args: tuple) -> PyTree:
                 return jax.grad(inner_loss)(theta, hparams, *args)
@@ -79,7 +79,7 @@ def implicit_argmin(
 def _solve_symmetric(
     matvec: Matvec, b: PyTree, params: PyTree, solver: Solver
 ) -> PyTree:
-    """`A^-1 b` with derivatives in A and b, from solves with the same solver."""
+    """Returns `A^-1 b`, with derivatives in A and b by solves with the same solver."""
 
     def on_vectors(v: PyTree) -> PyTree:
         return tree.promote(matvec(tree.cast_like(v, params)))

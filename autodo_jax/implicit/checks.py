@@ -1,6 +1,7 @@
-"""Checks of the arguments of the public functions: what came, what was expected.
+"""Checks of the arguments of the public functions.
 
-All of them read shapes, dtypes and structures only, so they cost nothing under `jit`.
+Errors say what was passed and what was expected. The checks read shapes, dtypes and
+structures only, so they cost nothing under `jit`.
 """
 
 import math
@@ -21,7 +22,7 @@ def check_callable(name: str, value: Any, hint: str) -> None:
 
 
 def check_floating(name: str, tree: PyTree) -> None:
-    """Raises a TypeError for leaves without a derivative, a ValueError for no leaf."""
+    """Raises a TypeError for leaves that are not floating, a ValueError for none."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     if not leaves:
         raise ValueError(f"`{name}` has no leaves, expected a pytree of arrays.")
@@ -39,7 +40,7 @@ def check_floating(name: str, tree: PyTree) -> None:
 
 
 def scalar_loss(name: str, loss: Callable, has_aux: bool = False) -> Callable:
-    """Wraps `loss` to raise a ValueError or TypeError unless it returns a scalar."""
+    """Wraps `loss` to raise a TypeError or ValueError unless it returns a scalar."""
 
     def checked(*args: Any) -> chex.Array | tuple[chex.Array, PyTree]:
         returned = loss(*args)
@@ -102,13 +103,19 @@ def check_count(name: str, value: Any, minimum: int) -> None:
 
 
 def check_nonnegative(name: str, value: Any) -> None:
-    """Raises unless `value` is a finite number >= 0; traced numbers pass."""
+    """Raises a TypeError or ValueError unless `value` is a finite number >= 0.
+
+    Traced numbers pass.
+    """
     if _check_number(name, value, "a number >= 0") and not 0 <= value < math.inf:
         raise ValueError(f"`{name}` must be a number >= 0, got {value}.")
 
 
 def check_positive(name: str, value: Any, hint: str = "") -> None:
-    """Raises unless `value` is a finite number > 0; traced numbers pass."""
+    """Raises a TypeError or ValueError unless `value` is a finite number > 0.
+
+    Traced numbers pass.
+    """
     expected = f"a positive number{hint}"
     if isinstance(value, str) and hint:
         raise ValueError(f"`{name}` must be {expected}, got {value!r}.")
@@ -117,7 +124,7 @@ def check_positive(name: str, value: Any, hint: str = "") -> None:
 
 
 def _check_number(name: str, value: Any, expected: str) -> bool:
-    """Raises a TypeError unless `value` is a real scalar; False where it is traced."""
+    """Raises a TypeError unless `value` is a real scalar; returns False if traced."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     dtype = getattr(value, "dtype", jnp.dtype(bool))
     is_scalar = jnp.issubdtype(dtype, jnp.number) and jnp.shape(value) == ()
@@ -127,7 +134,10 @@ def _check_number(name: str, value: Any, expected: str) -> bool:
 
 
 def check_arguments(name: str, value: Any) -> None:
-    """Raises a TypeError unless `value` is a tuple or list: a lone array has rows."""
+    """Raises a TypeError unless `value` is a tuple or list.
+
+    A single array is refused because its rows would be taken for the arguments.
+    """
     if not isinstance(value, (tuple, list)):
         raise TypeError(
             f"`{name}` must be a tuple of arguments, got {type(value).__name__}; "
@@ -136,7 +146,7 @@ def check_arguments(name: str, value: Any) -> None:
 
 
 def check_axis_name(axis_name: Any) -> None:
-    """Raises a ValueError unless `axis_name` (or each of a tuple) is a mapped axis."""
+    """Raises a ValueError unless `axis_name`, or each name of a tuple, is mapped."""
     if axis_name is None:
         return
     try:
@@ -150,7 +160,7 @@ def check_axis_name(axis_name: Any) -> None:
 
 
 def leading_axis(name: str, tree: PyTree) -> int:
-    """Returns the common length of the first axis of all leaves; ValueError if none."""
+    """Returns the length of the leaves' first axes; a ValueError if they differ."""
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
     if len(lengths) != 1 or () in lengths:
         raise ValueError(
@@ -161,10 +171,10 @@ def leading_axis(name: str, tree: PyTree) -> int:
 
 
 def depends_on_input(linear_function: Callable, example: PyTree) -> bool:
-    """True unless `linear_function` is zero by the structure of its program.
+    """Returns False if `linear_function` is zero by the structure of its program.
 
-    A linear function whose outputs do not depend on its input is zero. This tells a
-    derivative that is missing from one that happens to vanish, without numbers.
+    A linear function whose outputs do not depend on its input is zero. No number is
+    looked at, so a derivative that happens to vanish is not taken for a missing one.
     """
     jaxpr = jax.make_jaxpr(linear_function)(example).jaxpr
     reached = set(jaxpr.invars)

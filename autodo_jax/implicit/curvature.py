@@ -1,4 +1,4 @@
-"""Curvatures: what stands for the Hessian of the inner loss in Eq. 5.
+"""Curvatures: the Hessian of the inner loss in Eq. 5, and approximations of it.
 
 A curvature is a callable `(inner_loss, params, hparams, inner_args) -> matvec`; its
 product must be symmetric and linear. `hypergrad` takes the mixed derivative from the
@@ -26,8 +26,8 @@ def hessian(mode: str = "forward-over-reverse", damping: float = 0.0) -> "Hessia
     """The Hessian of the inner loss in the parameters, plus `damping` times I.
 
     Args:
-      mode: `"forward-over-reverse"` (a jvp of the gradient: the cheapest), or
-        `"reverse-over-reverse"` (a vjp of it) for losses with a `jax.custom_vjp` that
+      mode: `"forward-over-reverse"` (a jvp of the gradient, the cheapest), or
+        `"reverse-over-reverse"` (a vjp of it) for losses with a `jax.custom_vjp`, which
         has no forward mode.
       damping: d >= 0.
 
@@ -39,7 +39,7 @@ def hessian(mode: str = "forward-over-reverse", damping: float = 0.0) -> "Hessia
 
 @dataclasses.dataclass(frozen=True)
 class Hessian:
-    """The curvature made by `hessian`; see there."""
+    """The curvature that `hessian` returns; see there."""
 
     mode: str
     damping: float
@@ -55,7 +55,7 @@ class Hessian:
         def gradient(theta: PyTree) -> PyTree:
             return jax.grad(inner_loss)(theta, hparams, *inner_args)
 
-        # Linearized once: the forward pass is shared by all products.
+        # Linearized once, so that all products share the forward pass.
         if self.mode == "forward-over-reverse":
             _, product = jax.linearize(gradient, params)
         else:
@@ -75,8 +75,8 @@ def gauss_newton(
 
     Args:
       outputs_fn: `(params, hparams, *inner_args) -> outputs`, any pytree.
-      loss_on_outputs: `(outputs, params, hparams, *inner_args) -> scalar`; of
-        `outputs_fn` it must make the inner loss.
+      loss_on_outputs: `(outputs, params, hparams, *inner_args) -> scalar`; on
+        the outputs of `outputs_fn` it must equal the inner loss.
       damping: d >= 0, adds d I.
     """
     checks.check_callable("outputs_fn", outputs_fn, "see the docstring")
@@ -93,7 +93,7 @@ def gauss_newton(
         )
 
         def gradient(offset: PyTree) -> PyTree:
-            # In an offset from params, because a linearized function takes tangents.
+            # By the offset from params, because a linearized function takes tangents.
             def loss(delta: PyTree) -> chex.Array:
                 linearized = optax.tree.add(outputs, pushforward(delta))
                 theta = optax.tree.add(params, delta)
@@ -116,10 +116,10 @@ def fisher(per_example_losses: Callable, damping: float = 0.0) -> Curvature:
     Args:
       per_example_losses: `(params, hparams, *inner_args) -> [N]` losses whose mean is
         the data term of the inner loss.
-      damping: d >= 0, adds d I (the weight decay goes here).
+      damping: d >= 0, adds d I (the weight decay, for example).
 
     Raises:
-      ValueError: the losses are not a vector.
+      ValueError: losses that are not a vector.
     """
     checks.check_callable("per_example_losses", per_example_losses, "returning [N]")
     checks.check_nonnegative("damping", damping)

@@ -6,8 +6,8 @@ one (`info.inner_grad_norm`). Then with `L_t` the inner and `L_v` the outer loss
     dL_v/dhparams = d_hparams L_v
                     - (d_params L_v) [d2_params L_t]^-1 (d_params d_hparams L_t).
 
-The adjoint system `A x = d_params L_v` is solved by products with A only; one more
-product at x gives the mixed term and the residual together.
+The adjoint system `A x = d_params L_v` is solved with products by A only. One more
+product, at x, gives both the mixed term and the residual.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ _DEFAULT_SOLVER = neumann(num_terms=20, step_size="auto")
 
 
 class HypergradInfo(NamedTuple):
-    """How far a hypergradient can be trusted. Scalars, but for `solution` and `aux`."""
+    """Diagnostics of a hypergradient: scalars, except for the last three."""
 
     inner_grad_norm: chex.Array  # |d_params L_t|: 0 where the theorem holds
     residual_norm: chex.Array  # |A x - b| / |b|; 1 is as bad as x = 0
@@ -46,7 +46,7 @@ class HypergradInfo(NamedTuple):
     grads_finite: chex.Array  # bool: no NaN or infinity in the hypergradient
     solution: PyTree  # x, float32 or wider: pass as `x0` to the next solve
     aux: PyTree  # second output of outer_loss with outer_has_aux, else None
-    solver_info: PyTree  # what the solver returned beside x, else None
+    solver_info: PyTree  # second output of the solver, else None
 
 
 def hypergrad(
@@ -107,7 +107,7 @@ def value_and_hypergrad(
     Args:
       inner_loss: `(params, hparams, *inner_args) -> scalar`, the L_t that `params`
         minimize, weight decay included. Data, keys and batch statistics are arguments,
-        so that every product sees the same draw.
+        so that every product uses the same random draw.
       outer_loss: `(params, hparams, *outer_args) -> scalar`, L_v; may depend on
         `hparams` directly.
       params: pytree of floating arrays. bfloat16 and float16 are solved in float32 and
@@ -117,24 +117,24 @@ def value_and_hypergrad(
       outer_args: further arguments of `outer_loss`.
       solver: `(matvec, b) -> x` or `-> (x, info)`; see `solvers`. The right-hand side
         it gets has unit norm.
-      curvature: what A is; None: the Hessian of `inner_loss`; see `curvature`.
+      curvature: the matrix A; None: the Hessian of `inner_loss`; see `curvature`.
       outer_has_aux: `outer_loss` returns `(scalar, aux)`.
       inner_batches: in place of `inner_args`, a tuple like it whose arrays have a
         leading axis of `num_terms + 1`: a batch for each product, the last for the
         mixed term. Needs a solver that allows it (`solvers.neumann`).
-      x0: where the solve starts, such as `info.solution` of the step before; no
-        derivative flows through it. One more product.
-      axis_name: mapped axis (or tuple of axes) of which each device holds a shard of
-        the data and a copy of `params` and `hparams`; the losses are local means, and
-        value, hypergradient and diagnostics come out as those of the mean over the
-        axis. `aux` stays local.
+      x0: starting point of the solve, such as `info.solution` of the previous step; no
+        derivative flows through it. Takes one more product.
+      axis_name: mapped axis (or tuple of axes). Each device on it holds a shard of the
+        data and a copy of `params` and `hparams`, and the losses are local means.
+        Value, hypergradient and diagnostics are those of the mean over the axis;
+        `aux` stays local.
 
     Returns:
       `(value, grads, info)`: scalar, pytree like `hparams`, `HypergradInfo`.
 
     Raises:
       TypeError: a solver, loss or curvature that is not callable, leaves that are not
-        floating, a solver that returns another structure than it got.
+        floating, a solver whose result does not have the structure of its input.
       ValueError: losses that are not scalar, an unbound axis name, batches without a
         common leading axis, a hypergradient that is zero by the structure of the
         program (neither loss depends on `hparams`).
@@ -218,12 +218,13 @@ def value_and_hypergrad_root(
     x0: PyTree | None = None,
     axis_name: AxisName | None = None,
 ) -> tuple[chex.Array, PyTree, HypergradInfo]:
-    """Hypergradient at a root F = 0 that need not be a gradient: the transposed system.
+    """Returns `L_v`, the hypergradient at a root F = 0, and diagnostics.
 
-    With `F = optimality_fn` and J its Jacobian in the parameters, solves
-    `J' x = d_params L_v`, returns `d_hparams L_v - (d_hparams F)' x`. For fixed points
-    `z = f(z)` take `F = z - f(z)`: equilibrium models, momentum maps; for losses with
-    `stop_gradient` inside, F is the update direction itself.
+    F need not be a gradient. With `F = optimality_fn` and J its Jacobian in the
+    parameters, solves the transposed system `J' x = d_params L_v` and returns
+    `d_hparams L_v - (d_hparams F)' x`. For fixed points `z = f(z)`, as of equilibrium
+    models and momentum maps, take `F = z - f(z)`; for losses with `stop_gradient`
+    inside, take the update direction itself.
 
     Args:
       optimality_fn: `(params, hparams, *inner_args) ->` a pytree like `params`.
@@ -237,8 +238,8 @@ def value_and_hypergrad_root(
       `(value, grads, info)` as `value_and_hypergrad`; `info.inner_grad_norm` is |F|.
 
     Raises:
-      TypeError, ValueError: as `value_and_hypergrad`; a TypeError where F has another
-        structure than `params`.
+      TypeError, ValueError: as `value_and_hypergrad`; also a TypeError if F does not
+        have the structure of `params`.
     """
     checks.check_callable("optimality_fn", optimality_fn, "see the docstring")
     checks.check_arguments("inner_args", inner_args)
@@ -246,7 +247,7 @@ def value_and_hypergrad_root(
     def build(theta: PyTree, lam: PyTree) -> tuple[System, MatvecAt | None]:
         def optimality(theta: PyTree, lam: PyTree) -> PyTree:
             value = optimality_fn(theta, lam, *inner_args)
-            checks.check_like("What `optimality_fn` returns", value, "`params`", theta)
+            checks.check_like("The value of `optimality_fn`", value, "`params`", theta)
             return tree.cast_like(value, theta)
 
         return reverse_system(optimality, theta, lam), None
@@ -321,7 +322,7 @@ def _implicit_gradient(
         return solver.stochastic(lambda j: on_vectors(matvec_at(j)), rhs)
 
     x, solver_info = solve_from(solve, matvec, b, x0)
-    # At x / |x|: a tiny x would underflow in x'Ax, and in float16 anywhere.
+    # At x / |x|, because a tiny x would underflow in x'Ax, and in float16 everywhere.
     unit_x, x_norm = tree.normalize(x)
     unit_product, mixed = system.adjoint(vary(tree.cast_like(unit_x, params)))
     unit_product = mean(tree.promote(unit_product))

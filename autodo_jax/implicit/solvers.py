@@ -1,6 +1,6 @@
 """Linear solvers: callables `(matvec, b) -> x` or `-> (x, info)` for `A x = b`.
 
-`A` is symmetric unless a solver says otherwise, given only by its product
+`A` is symmetric unless a solver says otherwise. It is given only by its product
 `matvec(v) = A v` on pytrees; `b` and `x` are pytrees of the same structure. Any such
 callable can be passed to `hypergrad(solver=...)`, `jax.scipy.sparse.linalg.cg`, `gmres`
 and `bicgstab` among them. Products are counted because each costs about two gradients
@@ -27,7 +27,7 @@ Solver = Callable[[Matvec, PyTree], Any]
 
 @runtime_checkable
 class StochasticSolver(Protocol):
-    """A solver that stays right with another product at each of its iterations."""
+    """A solver that stays correct if each of its iterations has another matrix."""
 
     num_terms: int
 
@@ -48,9 +48,9 @@ def neumann(
 ) -> "Neumann":
     """Truncated Neumann series `x = a * sum_{j=0..num_terms} (I - a A)^j b` (Sec. 3.2).
 
-    `num_terms` products. Converges to `A^-1 b` iff `0 < a < 2 / lambda_max(A)`, at the
-    rate `max |1 - a lambda|`; equals the hypergradient through `num_terms + 1` unrolled
-    steps of gradient descent with learning rate `a`.
+    Takes `num_terms` products. Converges to `A^-1 b` iff `0 < a < 2 / lambda_max(A)`,
+    at the rate `max |1 - a lambda|`. Equals the hypergradient through `num_terms + 1`
+    unrolled steps of gradient descent with learning rate `a`.
 
     Args:
       num_terms: T >= 0. The paper uses 5.
@@ -66,14 +66,14 @@ def neumann(
 
 
 def identity(scale: chex.Numeric = 1.0) -> "Neumann":
-    """`x = scale * b`, no product: the T1-T2 estimator of DARTS (Sec. 3.3)."""
+    """Scaling `x = scale * b` without a product: DARTS's T1-T2 estimator (Sec. 3.3)."""
     checks.check_positive("scale", scale)
     return Neumann(0, scale, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Neumann:
-    """The solver made by `neumann` and `identity`; see there."""
+    """The solver that `neumann` and `identity` return; see there."""
 
     num_terms: int
     step_size: chex.Numeric | str
@@ -90,7 +90,7 @@ class Neumann:
         step = self._step(matvec, b)
         start = tree.scale(step, b)
 
-        # As gradient descent on the quadratic, which holds one vector at a time.
+        # Written as gradient descent on the quadratic, which keeps one vector only.
         def descend(_: chex.Numeric, x: PyTree) -> PyTree:
             x_minus = tree.add_scaled(x, -step, matvec(x))
             return optax.tree.add(x_minus, start)
@@ -101,8 +101,8 @@ class Neumann:
         """The series with product j taken by `matvec_at(j)`, j = 0..num_terms-1.
 
         Term j + 1 is `(I - a A_j)` times term j. With independent unbiased products the
-        sum is unbiased for the truncated series, which no Krylov method is. `"auto"`
-        looks at `matvec_at(num_terms)` only.
+        sum is unbiased for the truncated series, which no Krylov method is. The step
+        size `"auto"` is that of `matvec_at(num_terms)`.
         """
         step = self._step(damp(matvec_at(self.num_terms), self.damping), b)
 
@@ -125,7 +125,7 @@ class Neumann:
 
 
 class ConjugateGradientInfo(NamedTuple):
-    """How a conjugate-gradient solve ended."""
+    """Outcome of a conjugate-gradient solve."""
 
     num_iters: chex.Array  # products used
     residual_norm: chex.Array  # |A x - b| / |b| by the recurrence
@@ -145,16 +145,16 @@ def conjugate_gradient(
 ) -> Solver:
     """Preconditioned conjugate gradients for a symmetric positive definite A.
 
-    At most `max_iters` products. The right-hand side is scaled to unit norm, so tiny
-    gradients do not underflow; `b = 0` gives 0. Stops at a direction of negative
-    curvature with what it has (at the first one: the preconditioned right-hand side)
-    and says so in its `ConjugateGradientInfo`.
+    Takes at most `max_iters` products. The right-hand side is scaled to unit norm, so
+    tiny gradients do not underflow; `b = 0` gives 0. At a direction of negative
+    curvature it stops and returns the iterate so far (in the first iteration the
+    preconditioned right-hand side); its `ConjugateGradientInfo` says so.
 
     Args:
-      max_iters: most iterations, >= 1.
+      max_iters: maximal number of iterations, >= 1.
       tol: stops at `|A x - b| <= tol * |b|`; None: ten times machine epsilon.
       damping: d >= 0, solves with `A + d I`.
-      preconditioner: `v -> M v` with M symmetric positive definite, about `A^-1`.
+      preconditioner: `v -> M v` with M symmetric positive definite, close to `A^-1`.
     """
     checks.check_count("max_iters", max_iters, minimum=1)
     checks.check_nonnegative("damping", damping)
@@ -210,12 +210,13 @@ def nystrom(rank: int, damping: float, key: chex.PRNGKey) -> Solver:
     """Solves with `A_rank + damping I`, A_rank the randomized Nystrom approximation.
 
     `A_rank = Y (Q' Y)^+ Y'` with `Y = A Q` for a random orthonormal Q of `rank`
-    columns: `rank` products (one batch of them), memory `rank` x the parameters. Pays
-    where A is close to low rank plus `damping I`, and only there; exact at full rank.
-    For `damping=0` directions outside the range of A_rank are dropped.
+    columns. Takes `rank` products (one batch of them) and the memory of `rank` copies
+    of the parameters. Worthwhile only if A is close to a matrix of low rank plus
+    `damping I`; exact at full rank. For `damping=0` directions outside the range of
+    A_rank are dropped.
 
     Args:
-      rank: number of columns, >= 1; more than the number of parameters is cut to it.
+      rank: number of columns, >= 1; at most the number of parameters is used.
       damping: d >= 0, part of the system that is solved.
       key: of the random test matrix.
     """
@@ -238,7 +239,7 @@ def nystrom(rank: int, damping: float, key: chex.PRNGKey) -> Solver:
         values, vectors = jnp.linalg.eigh(r @ inverse_core @ r.T)
         u = basis @ vectors
         along = u.T @ flat_b
-        # The eigenvalues that are zero to rounding count as outside the range.
+        # Eigenvalues that are zero up to rounding count as outside the range.
         floor = jnp.finfo(values.dtype).eps * columns * jnp.max(jnp.abs(values))
         in_range = jnp.abs(values) > floor
         shifted = jnp.where(in_range, values + damping, 1)
@@ -253,7 +254,7 @@ def nystrom(rank: int, damping: float, key: chex.PRNGKey) -> Solver:
 def dense(damping: float = 0.0) -> Solver:
     """Materialises `A + damping I` and solves by LU; A need not be symmetric.
 
-    One product and one row of memory per parameter: for tests and small heads.
+    Takes one product and one row of memory per parameter: for tests and small heads.
     """
     checks.check_nonnegative("damping", damping)
 
@@ -275,8 +276,8 @@ def largest_eigenvalue(
 ) -> chex.Array:
     """Estimates the largest |eigenvalue| of a symmetric A by power iteration.
 
-    A lower bound of it (the norm of the product with a unit vector), usually within a
-    few percent after 20 steps; `num_steps` products.
+    The estimate is the norm of a product with a unit vector and so a lower bound,
+    usually within a few percent after 20 steps. Takes `num_steps` products.
 
     Args:
       matvec: `v -> A v`.
@@ -306,37 +307,37 @@ def auto_step_size(largest: chex.Numeric) -> chex.Array:
 
     Args:
       largest: estimate of the largest eigenvalue, such as `largest_eigenvalue` returns
-        after `AUTO_NUM_STEPS` products. One that is not positive (zero for A = 0)
-        gives no scale, and the step is 1.
+        after `AUTO_NUM_STEPS` products. For an estimate that is not positive, as
+        for A = 0, the step is 1.
     """
     bound = _AUTO_MARGIN * largest
     return 1 / jnp.where(bound > 0, bound, 1)
 
 
 def split_info(returned: Any, b: PyTree) -> tuple[PyTree, Any]:
-    """Reads what a solver returned, x or (x, info); info is None where there is none.
+    """Splits a solver's result, x or (x, info), into (x, info); info may be None.
 
     Raises:
-      TypeError: x has not the structure and shapes of `b`.
+      TypeError: x does not have the structure and shapes of `b`.
     """
     structure: Any = jax.tree.structure(returned)
     is_pair = isinstance(returned, tuple) and len(returned) == 2
     x, info = returned, None
     if is_pair and structure != jax.tree.structure(b):
         x, info = returned
-    checks.check_like("What `solver` returns", x, "its right-hand side", b)
+    checks.check_like("The result of `solver`", x, "its right-hand side", b)
     return x, info
 
 
 def damp(matvec: Matvec, damping: chex.Numeric) -> Matvec:
-    """The product with `A + damping I`."""
+    """Returns the product with `A + damping I`."""
     if _is_zero(damping):
         return matvec
     return lambda v: tree.add_scaled(matvec(v), damping, v)
 
 
 def _repeat(num_times: int, body: Callable, state: PyTree) -> PyTree:
-    """`lax.fori_loop` over 0..num_times-1, unrolled where that is short."""
+    """Runs `lax.fori_loop` over 0..num_times-1, unrolled if it is short."""
     if num_times > _MAX_UNROLLED:
         return jax.lax.fori_loop(0, num_times, body, state)
     for i in range(num_times):

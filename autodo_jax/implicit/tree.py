@@ -1,6 +1,6 @@
-"""Vector arithmetic on pytrees, as far as `optax.tree` does not give it.
+"""Vector arithmetic on pytrees that `optax.tree` does not have.
 
-Solves run on *vectors*: pytrees with the structure and shapes of the parameters and
+Solvers work on *vectors*: pytrees with the structure and shapes of the parameters and
 leaves of at least float32, whatever the precision of the parameters.
 """
 
@@ -25,19 +25,19 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
 
 
 def scale(factor: chex.Numeric, tree: PyTree) -> PyTree:
-    """`factor * tree` without changing a dtype."""
+    """Returns `factor * tree` without changing a dtype."""
     return jax.tree.map(
         lambda leaf: jnp.asarray(factor, jnp.result_type(leaf)) * leaf, tree
     )
 
 
 def add_scaled(tree: PyTree, factor: chex.Numeric, other: PyTree) -> PyTree:
-    """`tree + factor * other` without changing a dtype."""
+    """Returns `tree + factor * other` without changing a dtype."""
     return optax.tree.add(tree, scale(factor, other))
 
 
 def norm(tree: PyTree) -> chex.Array:
-    """Euclidean norm; neither tiny nor huge leaves under- or overflow in it."""
+    """Returns the Euclidean norm; tiny or huge leaves neither under- nor overflow."""
     return normalize(tree)[1]
 
 
@@ -60,6 +60,6 @@ def normalize(tree: PyTree) -> tuple[PyTree, chex.Array]:
 
 
 def all_finite(tree: PyTree) -> chex.Array:
-    """True where no leaf holds a NaN or an infinity."""
+    """Returns True if no leaf holds a NaN or an infinity."""
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
     return jnp.all(jnp.stack(finite)) if finite else jnp.array(True)

@@ -1,7 +1,7 @@
 """Networks, each in two parts.
 
 `features(images, train=...)`, the encoder, and `classify(features)`, the linear head,
-whose parameters stand under "head": the theta of Eq. 5.
+whose parameters are those named "head": the theta of Eq. 5.
 """
 
 from typing import Any
@@ -27,16 +27,16 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def check(config: Any) -> None:
-    """Checks the sizes of a network without making it.
+    """Checks the sizes of a network without creating it.
 
-    Widths are checked whichever network is chosen, the depth for those that have one.
+    Widths are checked for every network, the depth for those that use it.
 
     Args:
       config: config.model.
 
     Raises:
-      ValueError: a depth that the network does not come in, or no or empty stages. The
-        text begins with the field: "model.depth is 17, expected ...".
+      ValueError: a depth that the network does not have, no stage, or one without
+        channels. The text begins with the field: "model.depth is 17, expected ...".
     """
     if config.name == "wide_resnet":
         wide_resnet.check_depth(config.depth)
@@ -51,7 +51,7 @@ def create(config: Any, num_classes: int, axis_name: str | None = None) -> Netwo
     Args:
       config: config.model.
       num_classes: C.
-      axis_name: of the mapped axis that shares each batch; batch norm averages over it.
+      axis_name: mapped axis over which batches are split; batch norm averages over it.
 
     Raises:
       ValueError: an unknown name of a network or an activation.

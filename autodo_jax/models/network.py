@@ -1,6 +1,6 @@
-"""The contract of all networks, and the layers that they share.
+"""The interface of all networks, and the layers that they share.
 
-Layers follow torch's conventions, so that published networks keep their numbers.
+Layers follow torch's conventions, so that published networks behave as published.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,14 +16,17 @@ Activation = Callable[[chex.Array], chex.Array]
 
 
 class Network(nn.Module):
-    """An encoder, `features`, and a linear head, `self.head`, made by `setup`."""
+    """An encoder, `features`, and a linear head, `self.head`, created by `setup`."""
 
     def features(self, images: chex.Array, *, train: bool) -> chex.Array:
-        """[B, H, W, C] -> [B, D], float32 or wider; `train`: uses batch statistics."""
+        """Maps images [B, H, W, C] to features [B, D], float32 or wider.
+
+        With `train`, batch norm uses the statistics of the batch.
+        """
         raise NotImplementedError
 
     def classify(self, features: chex.Array) -> chex.Array:
-        """[B, D] -> [B, num_classes] logits: the head."""
+        """Maps features [B, D] to logits [B, num_classes]: the head."""
         return self.head(features)
 
     def __call__(self, images: chex.Array, *, train: bool) -> chex.Array:
@@ -38,7 +41,7 @@ def conv(
     dtype: DTypeLike,
     kernel_init: nn.initializers.Initializer,
 ) -> nn.Conv:
-    """A convolution without bias that pads `size // 2` pixels on each side."""
+    """Returns a convolution without bias that pads `size // 2` pixels on each side."""
     return nn.Conv(
         channels,
         (size, size),
@@ -58,10 +61,11 @@ def convolve_patches(
     padding: str,
     **_: Any,
 ) -> chex.Array:
-    """`jax.lax.conv_general_dilated`, written as one product of matrices on CPUs.
+    """Computes `jax.lax.conv_general_dilated`, on CPUs as one product of matrices.
 
-    XLA's convolutions there are slow in their gradients. Not for wide layers of large
-    images, where making the patches outweighs that.
+    On CPUs the gradients of XLA's convolutions are slow. Not for wide layers of large
+    images, where creating the patches costs more than it saves. What counts is the
+    platform that the program is compiled for, not the default one of the host.
 
     Args:
       images: [B, H, W, C].
@@ -69,15 +73,27 @@ def convolve_patches(
       window_strides: along height and width.
       padding: as of `jax.lax.padtype_to_pads`.
     """
-    if jax.default_backend() != "cpu":
+    strides = tuple(window_strides)
+
+    def multiply(images: chex.Array, kernel: chex.Array) -> chex.Array:
+        return _multiply_patches(images, kernel, strides, padding)
+
+    def convolve(images: chex.Array, kernel: chex.Array) -> chex.Array:
+        numbers = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(
-            images,
-            kernel,
-            window_strides,
-            padding,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            images, kernel, strides, padding, dimension_numbers=numbers
         )
-    size, strides = kernel.shape[:2], tuple(window_strides)
+
+    return jax.lax.platform_dependent(images, kernel, cpu=multiply, default=convolve)
+
+
+def _multiply_patches(
+    images: chex.Array,
+    kernel: chex.Array,
+    strides: tuple[int, ...],
+    padding: str,
+) -> chex.Array:
+    size = kernel.shape[:2]
     pads = jax.lax.padtype_to_pads(images.shape[1:3], size, strides, padding)
     padded = jnp.pad(images, ((0, 0), *pads, (0, 0)))
     height, width = (
@@ -99,13 +115,14 @@ def convolve_patches(
 
 
 def norm(dtype: DTypeLike, axis_name: str | None) -> nn.BatchNorm:
-    """Batch norm that keeps 0.9 of its running statistics a step (torch: 0.1 new).
+    """Returns a batch norm that keeps 0.9 of its running statistics in each step.
 
-    Its batch statistics are those of the whole batch, on all devices of `axis_name`.
+    (torch calls this a momentum of 0.1.) Its batch statistics are those of the whole
+    batch, over all devices of `axis_name`.
     """
     return nn.BatchNorm(momentum=0.9, dtype=dtype, axis_name=axis_name)
 
 
 def widen(x: chex.Array) -> chex.Array:
-    """Returns x in float32, or wider where it is: what a head takes."""
+    """Returns x in float32, or in its own dtype if wider, as a head takes it."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

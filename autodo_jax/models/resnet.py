@@ -1,7 +1,7 @@
 """Residual networks (He et al., 2016), with CELU (App. A).
 
-With ReLU they are torchvision's: also its padding, its initialization, and the stride
-of a bottleneck in the 3x3 convolution ("v1.5").
+With ReLU they are those of torchvision, including the padding, the initialization, and
+the stride of a bottleneck in its 3x3 convolution ("v1.5").
 """
 
 import chex
@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from autodo_jax.models.network import Activation, Network, conv, norm, widen
 
-# Depth: blocks of each group; those of depth 50 are bottlenecks.
+# Blocks of each group, by depth; those of depth 50 are bottlenecks.
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 STEMS = ("imagenet", "small")
 
@@ -27,7 +27,7 @@ def check_depth(depth: int) -> None:
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions, or a 3x3 between two 1x1, beside a shortcut."""
+    """Two 3x3 convolutions, or a 3x3 between two 1x1, with a shortcut."""
 
     width: int
     stride: int
@@ -68,8 +68,8 @@ class ResNet(Network):
       stem: "imagenet", 7x7 of stride 2 and a 3x3 max pool of stride 2, which is not
         C^1; or "small", 3x3 of stride 1, for images of 32 pixels.
       activation: after each batch norm or sum; Eq. 4 needs a C^1 function.
-      dtype: of the encoder's computation; parameters and head are float32.
-      axis_name: of the mapped axis that shares each batch, if there is one.
+      dtype: in which the encoder computes; parameters and head are float32.
+      axis_name: mapped axis over which batches are split, if there is one.
     """
 
     num_classes: int

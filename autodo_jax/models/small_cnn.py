@@ -1,4 +1,4 @@
-"""A small convolutional network for images of 8 to 32 pixels, in LeNet's manner."""
+"""A small convolutional network like LeNet, for images of 8 to 32 pixels."""
 
 from collections.abc import Sequence
 
@@ -21,14 +21,14 @@ def check_widths(widths: Sequence[int]) -> None:
 class SmallCNN(Network):
     """3x3 convolutions with batch norm and activation, linear head on all positions.
 
-    The first stage keeps the resolution, each further one halves it.
+    The first stage keeps the resolution, each later one halves it.
 
     Attributes:
       num_classes: C.
       widths: channels of each stage.
       activation: after each batch norm; Eq. 4 needs a C^1 function.
-      dtype: of the encoder's computation; parameters and head are float32.
-      axis_name: of the mapped axis that shares each batch, if there is one.
+      dtype: in which the encoder computes; parameters and head are float32.
+      axis_name: mapped axis over which batches are split, if there is one.
     """
 
     num_classes: int

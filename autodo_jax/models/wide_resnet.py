@@ -52,8 +52,8 @@ class WideResNet(Network):
       depth: 6n + 4. Paper: 28.
       width: factor of the channels 16, 32, 64. Paper: 10.
       activation: after each batch norm; Eq. 4 needs a C^1 function.
-      dtype: of the encoder's computation; parameters and head are float32.
-      axis_name: of the mapped axis that shares each batch, if there is one.
+      dtype: in which the encoder computes; parameters and head are float32.
+      axis_name: mapped axis over which batches are split, if there is one.
     """
 
     num_classes: int

@@ -163,3 +163,12 @@ def test_derivatives_of_both_orders_equal_finite_differences(x64):
     jax.test_util.check_grads(
         jax.jit(affine.resample), (images, pull_map), order=2, eps=1e-6
     )
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "rocm", "tpu"])
+def test_the_platform_compiled_for_decides_on_the_barriers(platform):
+    """Not the host's: they are for CPUs alone, whose loops shall share nothing."""
+    images, pull_map = jnp.ones((2, 8, 8, 1)), jnp.eye(3)[None].repeat(2, 0)
+    gradient = jax.jit(jax.grad(lambda m: affine.resample(images, m).sum()))
+    text = gradient.trace(pull_map).lower(lowering_platforms=(platform,)).as_text()
+    assert ("optimization_barrier" in text) == (platform == "cpu")

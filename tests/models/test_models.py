@@ -260,3 +260,32 @@ def test_convolution_by_patches_is_a_correlation(stride, size):
     product = np.vdot(given, values)
     np.testing.assert_allclose(np.vdot(of_images, images), product, rtol=1e-12)
     np.testing.assert_allclose(np.vdot(of_kernel, kernel), product, rtol=1e-12)
+
+
+def loss_of_a_convolution(images, kernel):
+    return jnp.sum(convolve_patches(images, kernel, (2, 2), "SAME") ** 2)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "rocm", "tpu"])
+def test_the_platform_compiled_for_decides_on_patches(platform):
+    """Not the host's: forward and in the gradients, a product on CPUs only."""
+    gradient = jax.jit(jax.value_and_grad(loss_of_a_convolution, (0, 1)))
+    traced = gradient.trace(draw_images(2, 3), jnp.ones((3, 3, 3, 4)))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    counts = [text.count(f"stablehlo.{op}") for op in ("dot_general", "convolution")]
+    assert counts == ([3, 0] if platform == "cpu" else [0, 3])
+
+
+def test_the_convolution_of_accelerators_has_the_same_numbers(monkeypatch):
+    operands = draw_images(2, 3), draw_images(3, 4)[:, :3, :3].transpose(1, 2, 0, 3)
+    gradient = jax.value_and_grad(loss_of_a_convolution, (0, 1))
+    expected = jax.jit(gradient)(*operands)
+    monkeypatch.setattr(
+        jax.lax, "platform_dependent", lambda *args, cpu, default: default(*args)
+    )
+    found = jax.jit(lambda *args: gradient(*args))(*operands)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4),
+        found,
+        expected,
+    )
