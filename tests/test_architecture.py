@@ -105,7 +105,8 @@ def test_there_are_no_circles():
             for module in packages
             if any(name == module for name in imports(path))
         }
-    done, current = set(), []
+    done: set[tuple] = set()
+    current: list[tuple] = []
 
     def visit(name):
         assert name not in current, [*current[current.index(name) :], name]

@@ -87,7 +87,7 @@ class ZipReader:
             with self._lock:
                 file.close()
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         return ZipReader, (self._path,)
 
 

@@ -82,7 +82,9 @@ class LazyImages:
     @overload
     def __getitem__(self, index: np.ndarray | slice) -> "LazyImages": ...
 
-    def __getitem__(self, index):
+    def __getitem__(
+        self, index: int | np.integer | np.ndarray | slice
+    ) -> "np.ndarray | LazyImages":
         """Decodes an image for an integer: [H, W, C]; else returns rows, undecoded.
 
         Args:

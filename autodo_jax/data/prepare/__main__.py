@@ -90,7 +90,7 @@ def _builder(name: str, original: originals.Original, data_dir: str) -> Any:
         name = stock.name
         pkg_dir_path = stock.pkg_dir_path
 
-        def _split_generators(self, dl_manager):
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
             del dl_manager
             for field, names in original.class_names.items():
                 self.info.features[field].names = names
