@@ -1,4 +1,4 @@
-"""A data set of arrays optimized from Python, as the command line does."""
+"""`optimize_dataset`: from Python, what the command line does with files."""
 
 import contextlib
 import functools
@@ -41,7 +41,7 @@ _SMALL = 64  # pixels; larger images get a residual network
 
 
 class OptimizedDataset(NamedTuple):
-    """What `optimize_dataset` has learned."""
+    """Results of `optimize_dataset`."""
 
     # test_error, val_error, class_error (percent), ...
     result: dict[str, Any]

@@ -2,7 +2,7 @@
 
 The files in `configs/` start from `default_config()` and change what differs; the
 paper's values (Sec. 5, App. A) are the defaults. `apply_method` sets the fields that
-make a row of the paper's tables, `validate` refuses what cannot run.
+make a row of the paper's tables, `validate` refuses configurations that cannot run.
 """
 
 import json
@@ -85,14 +85,14 @@ def default_config() -> ml_collections.ConfigDict:
     )
     # Devices that share each batch; 0: all, or as many as divide batch_size.
     config.num_devices = 0
-    # Steps that one call to the devices takes, without the host; 0: 1 on CPUs, where a
-    # loop is slower, else 16. Streamed data: always 1.
+    # Steps in one call to the devices, without the host; 0: 1 on CPUs, where a loop is
+    # slower, else 16. Streamed data: always 1.
     config.steps_per_dispatch = 0
-    # A run is saved after so many epochs, and after so many minutes; 0: never so.
+    # A run is saved after this many epochs, and after this many minutes; 0: not so.
     config.checkpoint_every = 0
     config.checkpoint_minutes = 5.0
-    config.checkpoint_keep = 2  # checkpoints that stay, and the best by validation
-    config.watchdog_minutes = 5.0  # without a step, until a line says so; 0: never
+    config.checkpoint_keep = 2  # latest checkpoints kept, besides the best
+    config.watchdog_minutes = 5.0  # without a step, until it is reported; 0: never
     config.debug_nans = False  # stop at the operation that makes a NaN; slow
     # Folder for traces of the second epoch and the second with hyper steps; "": none.
     config.profile = ""
@@ -127,7 +127,7 @@ def _data() -> ml_collections.ConfigDict:
     # points then being train points (ablation, Table 6).
     data.outer_set = "validation"
     data.imbalance_ratio = 1.0  # IR >= 1: frequent over rare points (Sec. 5.1)
-    data.noise_ratio = 0.0  # NR in [0, 1]: share of labels drawn anew (Sec. 5.1)
+    data.noise_ratio = 0.0  # NR in [0, 1]: share of labels redrawn (Sec. 5.1)
     data.noise_kind = "uniform"  # over all classes (Sec. 5.1); or pair: y to y + 1
     data.mean = (0.0,)  # of each channel, pixels in [0, 1]
     data.std = (1.0,)  # of each channel, pixels in [0, 1]
@@ -200,7 +200,7 @@ def _hyper() -> ml_collections.ConfigDict:
     # Of a Neumann series that ends with a residual above 1, its start: take its first
     # term, a b, instead (first_term, as T1-T2), or stop the run (stop).
     hyper.on_divergence = "first_term"
-    hyper.max_update = 0.0  # what an entry of Lambda moves at most a step; 0: unbounded
+    hyper.max_update = 0.0  # largest move of an entry of Lambda a step; 0: unbounded
     hyper.smoothing = 0.1  # alpha of the soft labels at the start, in (0, 1) (App. A)
     hyper.symmetric_kl = True  # loss to soft labels; False: KL(y^S || p) (Sec. 4.2)
     return hyper

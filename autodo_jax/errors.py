@@ -17,7 +17,7 @@ _OPTION = re.compile(
 
 
 class AutodoError(Exception):
-    """An error with a reason and alternatives to mend it.
+    """An error with a reason and with alternatives that solve it.
 
     Attributes:
       reason: what is wrong, in words that hold in every front end.

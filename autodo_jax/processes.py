@@ -1,4 +1,4 @@
-"""The processes of a run on several hosts: their start, how they stop, how they fail.
+"""The processes of a run on several hosts: how they start, stop and fail.
 
 JAX's own distributed runtime does the work. All processes run the same program; the
 first writes files and reports, and a folder that all of them see holds the checkpoints.
@@ -25,9 +25,11 @@ _SAME_SIGNAL = 1.0  # seconds within which signals are one
 
 
 class Cluster(NamedTuple):
-    """How this process finds the others; empty for a run of one process."""
+    """The way to the other processes; empty for a run of one process."""
 
-    from_scheduler: bool = False  # SLURM, Open MPI, TPU pods, Kubernetes say the rest
+    from_scheduler: bool = (
+        False  # SLURM, Open MPI, TPU pods or Kubernetes know the rest
+    )
     coordinator: str | None = None  # HOST:PORT of process 0
     num_processes: int | None = None
     process_id: int | None = None
@@ -76,7 +78,7 @@ def is_first() -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when all processes have come here; `name` tells the places apart."""
+    """Returns when all processes have come here; each place has a `name` of its own."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
@@ -145,10 +147,10 @@ def stop_requests() -> Iterator[Callable[[int], int]]:
 
 
 class Watchdog:
-    """Context that says on stderr when no step has ended for a while."""
+    """Context that reports on stderr when no step has ended for a while."""
 
     def __init__(self, seconds: float):
-        """Args: the seconds until it speaks up, and again; 0 for never."""
+        """Args: the seconds until it reports, and again; 0 for never."""
         self._seconds = seconds
         self._last = time.monotonic()
         self._done = threading.Event()
@@ -163,7 +165,7 @@ class Watchdog:
         self._done.set()
 
     def step_ended(self) -> None:
-        """To be called after each step."""
+        """Starts the time again; called after each step."""
         self._last = time.monotonic()
 
     def _watch(self) -> None:

@@ -1,4 +1,4 @@
-"""When a run is saved, and from where it continues."""
+"""The times at which a run is saved, and the state it continues from."""
 
 import pathlib
 import time
@@ -26,7 +26,7 @@ class CheckpointSchedule:
         folder: pathlib.Path,
         warn: Callable[[str], None] = print,
     ):
-        """Args: the configuration; the folder of the checkpoints; who is warned."""
+        """Args: the configuration; the folder of the checkpoints; the way to warn."""
         self._config, self._folder, self._warn = config, folder, warn
         self._checkpoints: Any = None
         self._last = time.monotonic()
@@ -118,7 +118,7 @@ class CheckpointSchedule:
 
     def _open(self) -> Any:
         if self._checkpoints is None:
-            # Orbax takes its time to import.
+            # Orbax takes seconds to import.
             from autodo_jax.workdir import checkpoint
 
             self._checkpoints = checkpoint.Checkpoints(

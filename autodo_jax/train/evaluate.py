@@ -20,7 +20,7 @@ from autodo_jax.train.state import TrainState
 def evaluate(
     setup: Setup, state: TrainState, part: str, epoch: int
 ) -> metrics.Evaluation:
-    """Evaluates points without augmentation, in their order; a part may have none."""
+    """Evaluates points without augmentation, in their order; a part may be empty."""
     fetched = jax.device_get(start(setup, state, part, epoch))
     return finish(setup, part, fetched)
 
@@ -77,14 +77,14 @@ def compute_features(
 
 
 def use_features(points: Points, features: chex.Array | None) -> Points:
-    """Lets a step take its points from features, where those are given."""
+    """Returns the points with features, if given, in place of images."""
     if features is None or not isinstance(points, IndexedBatch):
         return points
     return points._replace(images=features)
 
 
 def features_of(setup: Setup, state: TrainState, points: Dataset) -> np.ndarray:
-    """Returns the inputs of the head for a few points, [F, D]; in this process alone.
+    """Returns the inputs of the head for a few points, [F, D], in this process alone.
 
     Args:
       setup, state: of the run.

@@ -1,4 +1,4 @@
-"""Algorithm 1, from its prepared parts to the files of a workdir."""
+"""Algorithm 1: runs a prepared experiment and writes its workdir."""
 
 import contextlib
 import itertools
@@ -36,7 +36,7 @@ def run(
     workdir: pathlib.Path,
     progress: EpochProgress | None = None,
 ) -> Finished:
-    """Trains as configured, writes the workdir, returns its results.
+    """Trains as configured, writes the workdir and returns the results.
 
     A run that was interrupted continues from its newest checkpoint.
 
@@ -164,7 +164,7 @@ def run_epoch(
 
 
 def _make_profile_folder(folder: str) -> None:
-    """Makes the folder before a training that a missing one would end."""
+    """Creates the folder now, since a failure later would end the training."""
     if not folder:
         return
     try:
@@ -184,7 +184,7 @@ def _profiled(
     chosen = {min(first + 1, config.epochs - 1) for first in (0, start_epoch)}
     if config.profile and epoch in chosen and processes.is_first():
         options = jax.profiler.ProfileOptions()
-        options.python_tracer_level = 0  # Every call of Python would be in it.
+        options.python_tracer_level = 0  # It would trace every call of Python.
         return jax.profiler.trace(config.profile, profiler_options=options)
     return contextlib.nullcontext()
 
@@ -248,7 +248,7 @@ def _hyper_values(
 
 
 def _mean_values(history: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Means over an epoch's steps; of learning rates the last."""
+    """Returns means over the steps of an epoch; of learning rates the last."""
     return {
         name: (
             value

@@ -43,7 +43,7 @@ class EpochProgress:
             self._bar.close()
 
     def start(self, done: int) -> None:
-        """Begins after the epochs that an earlier start has done."""
+        """Begins after the epochs that are done already."""
         self._first, self._start = done, time.monotonic()
         if self._bar is not None:
             self._bar.update(done)

@@ -1,4 +1,4 @@
-"""The log of a run: where it stands, and the metrics of its steps and epochs."""
+"""The log of a run: its progress, and the metrics of its steps and epochs."""
 
 import dataclasses
 import math
@@ -35,7 +35,7 @@ History = dict[str, list[dict[str, float]]]
 
 @dataclasses.dataclass
 class RunLog:
-    """Where a run stands, and the numbers it has collected.
+    """The progress of a run, and its metrics so far.
 
     Attributes:
       records: metrics of the finished epochs.

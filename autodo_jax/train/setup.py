@@ -32,7 +32,7 @@ _STEPS_PER_DISPATCH = 16  # on accelerators
 
 
 class Feed(Protocol):
-    """Where the steps get their points from."""
+    """The source of the points of each step."""
 
     def batches(
         self, phase: str, epoch: int, start: int = 0
@@ -45,7 +45,7 @@ class Feed(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What stays the same through a run: data, their order, and the steps."""
+    """The constants of a run: data, their order, and the steps."""
 
     config: ml_collections.ConfigDict
     data: RunData
@@ -113,7 +113,7 @@ def prepare(
 def _place_state(
     mesh: Mesh, create: Callable, key: chex.PRNGKey, labels: np.ndarray
 ) -> tuple[TrainState, TrainState]:
-    """Returns the specs of a state, and the state itself, made in its place."""
+    """Returns the specs of a state, and the state itself, on its devices."""
     padding = distributed.padded_rows(len(labels), mesh.size) - len(labels)
     labels = np.pad(labels, (0, padding), constant_values=-1)
     specs = state_specs(jax.eval_shape(create, key, labels))
@@ -122,7 +122,7 @@ def _place_state(
 
 
 def state_specs(state: TrainState) -> TrainState:
-    """Returns where each part of a state is: Lambda by rows, the rest everywhere."""
+    """Returns the specs of a state: Lambda is sharded by rows, the rest replicated."""
     tables = {
         name: REPLICATED if len(table) == 1 else BY_ROWS
         for name, table in state.tables.items()

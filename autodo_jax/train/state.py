@@ -1,4 +1,4 @@
-"""Everything a run carries from step to step."""
+"""The state that a run carries from step to step, and its optimizers."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from autodo_jax.hyperparams.row_rmsprop import (
 )
 
 # Numbers of App. A and of PyTorch's optimizers.
-WARMUP_EPOCHS = 5  # of both schedules; of the second, after E
+WARMUP_EPOCHS = 5  # of both schedules; that of Lambda begins at E
 RMSPROP_DECAY, RMSPROP_EPS = 0.99, 1e-8  # of the second moment; outside the root
 
 

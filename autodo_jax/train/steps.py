@@ -98,7 +98,7 @@ class HeadSolve(NamedTuple):
 
     lambda_max: chex.Array  # largest eigenvalue of the Hessian in theta
     step_size: chex.Array  # of the Neumann series; 0 for other solvers
-    diverged: chex.Array  # bool: the Neumann series did, and its first term was taken
+    diverged: chex.Array  # bool: the Neumann series did; x is its first term
 
 
 def _diverges(residual_norm: chex.Array) -> chex.Array:
@@ -224,8 +224,8 @@ def create_hyper_step(
     solver = create_solver(hyper)
 
     def inner_loss(theta: PyTree, rows: Rows, *args: Any) -> chex.Array:
-        # Of all rows, which are the same everywhere, so that their gradient can be
-        # averaged over the devices as any other.
+        # A function of all rows, which every device holds: their gradient is averaged
+        # over the devices like any other.
         local_rows = jax.tree.map(distributed.local_shard, rows)
         return objective.inner_loss(theta, local_rows, *args)
 

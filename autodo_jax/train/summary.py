@@ -90,7 +90,7 @@ def summarize(
     test: metrics.Evaluation,
     records: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Returns the result but for the seconds: of the final epoch, without selection.
+    """Returns the result of the final epoch, without selection and without seconds.
 
     Args:
       setup: of the finished run.
@@ -185,7 +185,7 @@ def augmented_images(
 
 
 def thumbnails(images: np.ndarray) -> np.ndarray:
-    """Returns uint8 [..., H, W, channels], no larger than the report shows them."""
+    """Returns uint8 [..., H, W, channels] in the size that the report shows at most."""
     *leading, height, width, channels = images.shape
     largest = max(height, width)
     if largest <= _THUMBNAIL:

@@ -1,4 +1,4 @@
-"""A run's metrics, its suspects and its weights, as TensorBoard reads them."""
+"""Metrics, suspects and weights of a run in the format of TensorBoard."""
 
 import contextlib
 import pathlib

@@ -1,1 +1,1 @@
-"""Everything a run leaves on disk: its folder, its files, and who may write them."""
+"""Everything that a run keeps on disk: its folder and its files."""

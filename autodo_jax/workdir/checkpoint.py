@@ -1,4 +1,4 @@
-"""Saved states of a run, by Orbax: atomic, in the background, verified when read.
+"""Saved states of a run, by Orbax: atomic, in the background, verified on reading.
 
 Orbax reads wrong values where a bit of a file has flipped, and does not fall back. So
 the checksums of all files of a checkpoint lie beside them, written before its folder
@@ -22,13 +22,13 @@ from autodo_jax._typing import PyTree
 from autodo_jax.errors import CheckpointError
 
 _CHECKSUMS = "sha256sums"
-# Orbax notes the time in it when the folder gets its name; nothing is read from it.
+# Orbax writes the time into it when the folder gets its name; nobody reads it.
 _TIMES = "_CHECKPOINT_METADATA"
 _STATE = "state/"
 _DIGEST = 64  # hexadecimal digits of a SHA-256
-_DAMAGED = ".damaged"  # behind the name of a checkpoint that was set aside
+_DAMAGED = ".damaged"  # suffix of a checkpoint that was set aside
 
-# Orbax also logs, with several tracebacks, what it raises.
+# Orbax also logs the errors that it raises, with several tracebacks.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 
@@ -59,7 +59,7 @@ class Checkpoints:
     def __init__(
         self, folder: pathlib.Path, *, keep: int, warn: Callable[[str], None] = print
     ):
-        """Opens the folder and sets aside what is newer than the newest whole one.
+        """Opens the folder and sets damaged checkpoints aside.
 
         Args:
           folder: need not exist yet.
@@ -108,7 +108,7 @@ class Checkpoints:
         Args:
           step: rises from one checkpoint to the next.
           state: pytree of arrays.
-          journal: what else a resumed run needs, as JSON can hold it.
+          journal: the log of the run, as JSON can hold it.
           validation_error: of the last epoch, by which the best checkpoint is chosen.
 
         Raises:
@@ -125,7 +125,7 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Returns when what has been saved is on the disk.
+        """Returns when the saved states are on the disk.
 
         Raises:
           CheckpointError: it could not be written.
@@ -175,7 +175,7 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(
                 [policies.LatestN(keep), best]
             ),
-            # Only with it the metrics are saved, for the choice of a resumed run.
+            # Without it the metrics are not saved, and a resumed run could not choose.
             best_fn=lambda metrics: -metrics["val_error"],
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(
@@ -195,7 +195,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _explained(path: pathlib.Path) -> Iterator[None]:
-    """Turns what Orbax and the system raise into one line."""
+    """Turns errors of Orbax and of the system into one line."""
     try:
         yield
     except Exception as error:
@@ -211,7 +211,7 @@ def _explained(path: pathlib.Path) -> Iterator[None]:
 
 
 def _set_damaged_aside(folder: pathlib.Path, warn: Callable[[str], None]) -> None:
-    """Renames what has no checksums, and what is newer than the newest that match."""
+    """Renames damaged checkpoints, so that Orbax does not read them."""
     found_whole = False
     for path in sorted(_steps(folder), key=lambda path: int(path.name), reverse=True):
         problem = _problem(path, with_state=not found_whole)

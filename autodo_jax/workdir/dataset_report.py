@@ -1,4 +1,4 @@
-"""The report on each train point: what a run has learned of it.
+"""The report on the train points: labels, weights and augmentation of each.
 
 docs/dataset-report.md explains the columns.
 """
@@ -25,7 +25,7 @@ _GATE, _MAGNITUDE = "gate_", "magnitude_"  # before the name of an operation
 class DatasetReport:
     """Arrays over the N train points, in their order in the run."""
 
-    index: np.ndarray  # int64 [N], 0..N-1: rows of hyperparams.npz
+    index: np.ndarray  # int64 [N], 0..N-1: rows of the saved Lambda
     id: np.ndarray  # str [N], file name or the data set's own id
     given_label: np.ndarray  # str [N], class names
     suggested_label: np.ndarray  # str [N], class names
@@ -36,10 +36,10 @@ class DatasetReport:
     magnitude: dict[str, np.ndarray]  # operation -> standard deviation [N]
 
     def soft_labels(self, class_names: Sequence[str]) -> np.ndarray:
-        """Returns the trained network's view of each label, [N, C]; rows sum to 1.
+        """Returns the soft label that the trained network gives each point, [N, C].
 
-        Its probabilities of the given and of the suggested label, which dataset.csv
-        has, scaled; where the two agree, all of it is on them.
+        It has the network's probabilities of the given and of the suggested label,
+        scaled to sum to 1.
 
         Args:
           class_names: the C names, in the order of the columns.
@@ -90,7 +90,7 @@ def write_parquet(file: IO[bytes], report: DatasetReport) -> None:
 
 
 def load_dataset_report(workdir: str | pathlib.Path) -> DatasetReport:
-    """Returns what a finished run has learned of its train points.
+    """Returns the report of a finished run on its train points.
 
     Args:
       workdir: folder of the run.

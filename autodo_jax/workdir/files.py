@@ -1,4 +1,4 @@
-"""The files of a workdir: their names, how they are written, and JSON of numbers.
+"""The files of a workdir: their names, their format, and how they are written.
 
 A file is declared here once. Everything else refers to it by its declaration, as in
 `workdir / files.RESULT`.
@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 
 from autodo_jax.errors import RunFilesError, WriteError
 
-# Of all files together; it stands in CONFIG. Version 1 had other fields and no number.
+# Of the files together, written to CONFIG. Version 1 had other fields and no number.
 FORMAT_VERSION = 2
 _VERSION = "format_version"
 
@@ -78,7 +78,7 @@ def write(path: pathlib.Path, save: Callable[[IO[bytes]], Any]) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """As `write`, of a text."""
+    """Writes a text as `write` does."""
     write(path, lambda file: file.write(text.encode()))
 
 
@@ -181,7 +181,7 @@ def refuse_newer(workdir: pathlib.Path) -> None:
     """Raises RunFilesError where a workdir is of a newer version of the format."""
     path = workdir / CONFIG
     version = 1
-    with contextlib.suppress(OSError, ValueError):  # Damaged: not a matter of versions.
+    with contextlib.suppress(OSError, ValueError):  # Damage is not a newer version.
         version = from_json(path.read_text()).get(_VERSION, 1)
     _check_version(version, path)
 

@@ -35,7 +35,7 @@ def write_npz(file: IO[bytes], data: ReportData) -> None:
 
 
 def load_report_data(workdir: pathlib.Path) -> ReportData:
-    """Returns what a finished run has left for its report.
+    """Returns the data of a finished run for its report.
 
     Raises:
       RunFilesError: the workdir holds no such file, or one that cannot be read.

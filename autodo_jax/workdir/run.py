@@ -74,7 +74,7 @@ class Run:
             try:
                 other = read(path.parent)
             except RunFilesError:
-                continue  # Whatever is wrong with it is not this run's.
+                continue  # A damaged neighbour is not this run's fault.
             if _compared(other.config) == wanted:
                 return other
         return None
