@@ -232,7 +232,7 @@ GOOD = (images(40, 8, 8, 1), LABELS)
 def test_arrays_that_cannot_be_used_are_refused(train, expected):
     with pytest.raises(ValueError, match=expected) as raised:
         autodo_jax.optimize_dataset(train, GOOD, progress=False)
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(raised.value) and "--" not in str(raised.value)
 
 
 def changed(**fields):
@@ -249,6 +249,14 @@ def changed(**fields):
         (changed(**{"data.max_train_points": 5}), "all points of arrays are taken"),
         (changed(**{"data.outer_set": "test"}), "there is no test set"),
         (changed(epoch=3), "has unknown field config.epoch;"),
+        (
+            changed(method="autodo"),
+            "config.method is 'autodo', but .* are those of 'baseline'",
+        ),
+        (
+            changed(**{"hyper.soft_labels": True}),
+            r"are those of 'autodo_s' .*apply_method\(config, 'baseline'\)$",
+        ),
         (ml_collections.ConfigDict(), "has no field config.augment.crop_padding"),
         ({"epochs": 1}, "is a dict, expected a ConfigDict"),
     ],
@@ -256,7 +264,7 @@ def changed(**fields):
 def test_a_configuration_that_cannot_be_used_is_refused(config, expected):
     with pytest.raises(ValueError, match=expected) as raised:
         autodo_jax.optimize_dataset(GOOD, GOOD, config=config, progress=False)
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(raised.value) and "--" not in str(raised.value)
 
 
 def test_the_default_configuration_has_no_field_that_is_unknown():

@@ -23,12 +23,7 @@ _COLUMNS = {
     "data.noise_ratio",
     "hyper.frozen",
 }
-# Of these the values of its method are the usual ones, not those of most runs.
-_METHOD_FIELDS = (*config_lib.METHOD_FIELDS, "augment.num_ops")
-_NO_VARIANT = _COLUMNS | {
-    *_METHOD_FIELDS,
-    *(config_lib.MAY_CHANGE - {"epochs"}),
-}
+_NO_VARIANT = _COLUMNS | (config_lib.MAY_CHANGE - {"epochs"})
 # Header of each figure, and the digits shown after the point.
 _FIGURES = {
     "test error %": 1,
@@ -93,7 +88,7 @@ def rows(runs: Sequence[Run]) -> list[Row]:
             result["dataset"],
             result["imbalance_ratio"],
             result["noise_ratio"],
-            _variant(run, usual[result["dataset"]]),
+            _variant(run, usual),
             list(config_lib.METHODS).index(result["method"]),
             not result["frozen"],
         )
@@ -138,27 +133,35 @@ def to_csv(table: Sequence[Row]) -> str:
     return text.getvalue().rstrip("\n")
 
 
-def _usual_values(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """The commonest value of each field among the runs on each data set."""
-    counts: dict[str, dict[str, collections.Counter]] = {}
+def _usual_values(runs: Sequence[Run]) -> dict[tuple, Any]:
+    """Returns the commonest value of each field, by the group of runs and the field."""
+    counts: dict[tuple, collections.Counter] = collections.defaultdict(
+        collections.Counter
+    )
     for run in runs:
-        fields = counts.setdefault(_result(run)["dataset"], {})
         for name, value in run.config.items():
-            fields.setdefault(name, collections.Counter())[json.dumps(value)] += 1
+            counts[_group(run, name), name][json.dumps(value)] += 1
     return {
-        dataset: {
-            name: json.loads(counter.most_common(1)[0][0])
-            for name, counter in fields.items()
-        }
-        for dataset, fields in counts.items()
+        key: json.loads(counter.most_common(1)[0][0]) for key, counter in counts.items()
     }
 
 
-def _variant(run: Run, usual: Mapping[str, Any]) -> str:
+def _group(run: Run, name: str) -> tuple[str, ...]:
+    """Returns the data set, for a field that the method sets also the method."""
+    result = _result(run)
+    is_methods = name == "augment.num_ops"
+    return (result["dataset"], *([result["method"]] if is_methods else []))
+
+
+def _variant(run: Run, usual: Mapping[tuple, Any]) -> str:
+    method = config_lib.METHODS[_result(run)["method"]]
+    expected = dict(zip(config_lib.METHOD_FIELDS, method, strict=True))
+    for name in run.config.keys() - expected.keys():
+        expected[name] = usual[_group(run, name), name]
     return ", ".join(
         f"{name}={value}"
         for name, value in sorted(run.config.items())
-        if name not in _NO_VARIANT and value != usual[name]
+        if name not in _NO_VARIANT and value != expected[name]
     )
 
 

@@ -12,7 +12,7 @@ from autodo_jax.report import table
 from autodo_jax.workdir import run
 
 
-def write_result(folder, *, start_epoch=2, **fields):
+def write_result(folder, *, start_epoch=2, fields=None, **results):
     result = {
         "method": "autodo",
         "dataset": "digits",
@@ -24,12 +24,14 @@ def write_result(folder, *, start_epoch=2, **fields):
         "test_error": 4.0,
         "class_error": [0.0, 2.0, 4.0, 10.0],
         "seconds": 9.0,
-    } | fields
+    } | results
     config = {
         "seed": result["seed"],
         "epochs": result["epochs"],
         "hyper": {"start_epoch": start_epoch, "frozen": result["frozen"]},
     }
+    for section, values in (fields or {}).items():
+        config[section] = config.get(section, {}) | values
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps(result))
     (folder / "config.json").write_text(json.dumps(config))
@@ -68,6 +70,22 @@ def test_runs_of_other_configurations_are_not_averaged_together(runs):
         ("epochs=500", "1"),
         ("hyper.start_epoch=1", "1"),
     ]
+
+
+def test_a_variant_of_a_method_is_not_called_by_its_name_alone(runs):
+    """Also where there is no other run of the method."""
+    write_result(runs / "w", method="autodo_aw", fields={"hyper": {"weights": False}})
+    for seed, number in enumerate((3, 3, 7)):
+        fields = {"augment": {"num_ops": number, "policy": "randaugment"}}
+        write_result(runs / f"r{seed}", method="randaugment", seed=seed, fields=fields)
+    found = {
+        (row.labels["method"], row.labels["variant"]): row.labels["seeds"]
+        for row in table.rows(run.find([runs]))
+    }
+    assert found["autodo_aw", "hyper.weights=False"] == "1"
+    assert found["randaugment", ""] == "2"
+    assert found["randaugment", "augment.num_ops=7"] == "1"
+    assert found["autodo", ""] in ("1", "2")  # the control, the learned ones
 
 
 def test_csv_holds_full_numbers(runs, capsys):

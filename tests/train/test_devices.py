@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -10,13 +11,15 @@ import numpy as np
 import pytest
 
 from autodo_jax import config as config_lib
-from autodo_jax import distributed, models
+from autodo_jax import models
 from autodo_jax.distributed import AXIS
 from autodo_jax.errors import RunError
 from autodo_jax.models.network import Network
 from autodo_jax.train import loop
 from autodo_jax.train import setup as setup_lib
 from autodo_jax.train.run_log import RunLog
+from autodo_jax.train.state import create_optimizers
+from autodo_jax.train.steps import create_hyper_step, create_task_step
 from configs import cifar10_jpeg, digits
 from tests.train.prepared import prepare, run, tiny_config
 
@@ -82,19 +85,16 @@ def test_in_double_precision_and_without_batch_norm_losses_agree(monkeypatch, x6
     np.testing.assert_allclose(eight, one, rtol=1e-4)
 
 
-def test_the_same_step_under_pmap(monkeypatch):
+def test_the_same_step_under_pmap():
     """Four devices by jax.pmap, each with its block of the rows."""
     config = tiny_config("autodo")
     config.num_devices = 4
-    steps = {}
-
-    def keep(function, mesh, in_specs, out_specs, *, donate=()):
-        steps[function.__name__] = function
-        return jax.jit(spmd(function, mesh, in_specs, out_specs))
-
-    spmd = distributed.spmd
-    monkeypatch.setattr(distributed, "spmd", keep)
-    setup, state = setup_lib.prepare(config)
+    setup, state = prepare(config)
+    optimizers = create_optimizers(config, setup.plan.num_steps)
+    functions: dict[str, Callable] = {
+        "task": create_task_step(setup.objective, optimizers),
+        "hyper": create_hyper_step(setup.objective, optimizers, config.hyper),
+    }
     specs = setup_lib.state_specs(state)
     is_spec = lambda spec: isinstance(spec, jax.sharding.PartitionSpec)  # noqa: E731
     axes = jax.tree.map(lambda s: 0 if AXIS in s else None, specs, is_leaf=is_spec)
@@ -105,19 +105,20 @@ def test_the_same_step_under_pmap(monkeypatch):
             last_touch=stacked(state.hyper_optimizer_state.last_touch),
         ),
     )
+    blocks = jax.device_get(blocks)  # The steps donate the state.
     (task, *_), (hyper, *_) = (setup.feed.batches(p, 1) for p in ("task", "hyper"))
     for name, points, key in (
-        ("task_step", task, setup.task_key),
-        ("hyper_step", hyper, setup.hyper_key),
+        ("task", task, setup.task_key),
+        ("hyper", hyper, setup.hyper_key),
     ):
         mapped = jax.pmap(
-            steps[name],
+            functions[name],
             axis_name=AXIS,
             in_axes=(axes, *[None] * len(points), None),
             out_axes=(axes, None),
             devices=jax.devices()[:4],
         )
-        state, values = getattr(setup, name)(state, *points, key)
+        state, values = getattr(setup.steps, name)(state, *points, key)
         blocks, mapped_values = mapped(jax.device_get(blocks), *map(host, points), key)
         for metric, value in values.items():
             np.testing.assert_allclose(mapped_values[metric], value, rtol=1e-5)
