@@ -41,14 +41,14 @@ def digits():
 @pytest.fixture(scope="module")
 def optimized(digits, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("api") / "run"
-    config = tiny_config("autodo", epochs=2)
+    config = tiny_config("autodo")
     return workdir, autodo_jax.optimize_dataset(
         *digits, config=config, workdir=workdir, progress=False
     )
 
 
 def test_it_comes_to_the_numbers_of_the_command_line(optimized, tmp_path):
-    config = tiny_config("autodo", epochs=2)
+    config = tiny_config("autodo")
     (tmp_path / "tiny.py").write_text(
         "import json\nfrom autodo_jax.config import default_config\n"
         "def get_config(method=''):\n    config = default_config()\n"
@@ -90,7 +90,7 @@ def test_its_network_makes_the_errors_that_it_reports(digits, optimized):
 def test_a_finished_workdir_is_read_and_not_trained_again(digits, optimized):
     workdir, found = optimized
     before = (workdir / "metrics.jsonl").read_text()
-    config = tiny_config("autodo", epochs=2)
+    config = tiny_config("autodo")
     again = autodo_jax.optimize_dataset(
         *digits, config=config, workdir=workdir, progress=False
     )
@@ -107,7 +107,7 @@ def test_a_workdir_of_other_images_is_refused(digits, optimized):
         autodo_jax.optimize_dataset(
             (changed, train[1]),
             *others,
-            config=tiny_config("autodo", epochs=2),
+            config=tiny_config("autodo"),
             workdir=optimized[0],
             progress=False,
         )
@@ -117,7 +117,7 @@ def test_floats_and_grey_images_without_a_channel_are_the_same(digits, capfd):
     results = []
     for change in (lambda x: x, lambda x: x[..., 0] / np.float32(255)):
         train, validation = ((change(x), y) for x, y in digits[:2])
-        config = tiny_config("autodo_s", epochs=2)
+        config = tiny_config("autodo_s")
         found = autodo_jax.optimize_dataset(
             train, validation, config=config, progress=False
         )
@@ -283,7 +283,7 @@ def test_images_of_another_shape_are_not_classified(optimized, shape):
 @pytest.mark.parametrize("model", [None, Perceptron(), Perceptron(units=17)])
 def test_a_workdir_of_another_network_is_refused(digits, tmp_path, model):
     (tmp_path / "checkpoints").mkdir()
-    config = tiny_config("autodo_s", epochs=2)
+    config = tiny_config("autodo_s")
     given = config.copy_and_resolve_references()
     given.data.source, given.model.module = "arrays", "Perceptron 0123456789ab"
     files.write_config(tmp_path, config_lib.to_json(given))

@@ -18,7 +18,7 @@ from tests.train.test_steps import points, run_hyper_step
 
 @pytest.fixture(scope="module")
 def prepared():
-    return prepare(tiny_config("autodo_s", epochs=2))
+    return prepare(tiny_config("autodo_s"))
 
 
 def poison(tree):
@@ -85,7 +85,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
 
 
 def test_lambda_may_not_become_infinite(tmp_path):
-    config = tiny_config("autodo_s", epochs=2)
+    config = tiny_config("autodo_s")
     config.hyper.learning_rate = 1e38
     with pytest.raises(RunError, match=r"lambda_norm.* not finite in epoch 2"):
         run(config, tmp_path)
@@ -141,7 +141,7 @@ def test_of_a_series_that_diverges_the_first_term_is_taken():
 
 
 def test_a_series_that_diverges_stops_the_run_where_that_is_asked_for(tmp_path):
-    config = tiny_config("autodo_s", epochs=2)
+    config = tiny_config("autodo_s")
     config.hyper.step_size, config.hyper.on_divergence = 100.0, "stop"
     with pytest.raises(
         RunError,
@@ -151,7 +151,7 @@ def test_a_series_that_diverges_stops_the_run_where_that_is_asked_for(tmp_path):
 
 
 def test_diverging_steps_are_counted_and_said(tmp_path, capsys):
-    config = tiny_config("autodo_s", epochs=2)
+    config = tiny_config("autodo_s")
     config.hyper.step_size = 100.0
     _, records, _ = run(config, tmp_path, EpochProgress(2))
     assert records[1]["diverged_steps"] > 0 and "diverged" not in records[1]

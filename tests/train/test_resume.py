@@ -16,7 +16,7 @@ TIMES = {"seconds", "images_per_second", "data_wait"}
 
 
 def config_of_two_epochs():
-    config = tiny_config("autodo", epochs=2)
+    config = tiny_config("autodo")
     config.checkpoint_every = 1
     return config
 

@@ -90,7 +90,7 @@ def test_what_is_no_report_is_refused_in_a_line(content, expected, tmp_path):
 
 @pytest.mark.parametrize("method", ["autodo", "autodo_shared", "baseline"])
 def test_a_run_reports_what_it_has_learned(method, tmp_path):
-    config = tiny_config(method, epochs=2)
+    config = tiny_config(method)
     config.data.noise_kind, config.data.noise_ratio = "pair", 0.2
     ready, state = prepare(config)
     result = loop.run(ready, state, tmp_path).result
