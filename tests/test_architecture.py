@@ -2,6 +2,8 @@
 
 import ast
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -84,6 +86,18 @@ def test_every_part_has_a_rule(root, rules):
 
 def test_few_modules_lie_at_the_top():
     assert len(list(PACKAGE.glob("*.py"))) <= 14
+
+
+def test_importing_the_package_imports_nothing_that_trains():
+    program = (
+        "import sys, autodo_jax; print(*{name.split('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    slow = {"flax", "orbax", "sklearn", "matplotlib", "ml_collections", "PIL"}
+    slow |= {"tensorboardX", "tensorflow_datasets", "pyarrow"}
+    assert slow.isdisjoint(done.stdout.split())
 
 
 def test_there_are_no_circles():
