@@ -29,34 +29,6 @@ from absl import flags
 from autodo_jax import config as config_lib
 from autodo_jax.workdir import files
 
-FLAGS = flags.FlagValues()
-_CONFIG = flags.DEFINE_string(
-    "config", None, "Experiment file.", flag_values=FLAGS, required=True
-)
-_METHODS = flags.DEFINE_list(
-    "methods", list(config_lib.METHODS), "Methods to run.", flag_values=FLAGS
-)
-_SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds to run.", flag_values=FLAGS)
-_DISTORTIONS = flags.DEFINE_list(
-    "distortions", [""], "IR-NR pairs, as 10-0.1.", flag_values=FLAGS
-)
-_FROZEN = flags.DEFINE_bool(
-    "frozen", True, "Run the frozen controls too.", flag_values=FLAGS
-)
-_ABLATIONS = flags.DEFINE_bool(
-    "ablations", False, "Run the ablations of autodo instead.", flag_values=FLAGS
-)
-_ROOT = flags.DEFINE_string(
-    "root", None, "Folder of the workdirs; default runs/<config>.", flag_values=FLAGS
-)
-_TASK = flags.DEFINE_integer("task", 0, "Number of this task.", flag_values=FLAGS)
-_NUM_TASKS = flags.DEFINE_integer(
-    "num_tasks", 1, "Tasks the grid is shared by.", flag_values=FLAGS
-)
-_DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "Print the commands, run nothing.", flag_values=FLAGS
-)
-
 # What the paper varies (Sec. 5.2, Fig. 5 and 7, Tables 5 and 6) and the choices it
 # makes in Sec. 3.2, 4.2 and App. A, each against `autodo` as configured.
 ABLATIONS = {
@@ -132,64 +104,96 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     return status if status >= 0 else 128 - status  # as a shell has it
 
 
+def define_flags() -> flags.FlagValues:
+    """Returns the flags of one command line, unparsed."""
+    values = flags.FlagValues()
+    flags.DEFINE_string(
+        "config", None, "Experiment file.", flag_values=values, required=True
+    )
+    for name, default, text in (
+        ("methods", list(config_lib.METHODS), "Methods to run."),
+        ("seeds", ["0"], "Seeds to run."),
+        ("distortions", [""], "IR-NR pairs, as 10-0.1."),
+    ):
+        flags.DEFINE_list(name, default, text, flag_values=values)
+    flags.DEFINE_bool("frozen", True, "Run the frozen controls.", flag_values=values)
+    flags.DEFINE_bool(
+        "ablations", False, "Run the ablations of autodo instead.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "root",
+        None,
+        "Folder of the workdirs; default runs/<config>.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("task", 0, "Number of this task.", flag_values=values)
+    flags.DEFINE_integer(
+        "num_tasks", 1, "Tasks that share the grid.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "dry_run", False, "Print the commands, run nothing.", flag_values=values
+    )
+    return values
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the command line and returns its exit status."""
     overrides = [arg for arg in argv[1:] if arg.startswith("--config.")]
+    values = define_flags()
     try:
-        FLAGS([arg for arg in argv if arg not in overrides])
+        values([arg for arg in argv if arg not in overrides])
     except flags.Error as error:
         print(f"sweep: {error}\n\n{__doc__}", file=sys.stderr)
         return 2
-    grid: list[Run] = []
-    for distortion in _DISTORTIONS.value:
+    for distortion in values.distortions:
         if distortion and distortion.count("-") != 1:
-            print(f"sweep: {distortion!r} is no IR-NR pair as 10-0.1", file=sys.stderr)
+            print(
+                f"sweep: {distortion!r} is not an IR-NR pair as 10-0.1", file=sys.stderr
+            )
             return 2
-        for seed in _SEEDS.value:
-            if _ABLATIONS.value:
-                grid += [Run("autodo", seed, False, distortion, v) for v in ABLATIONS]
-            else:
-                grid += table_runs(
-                    _METHODS.value,
-                    frozen=_FROZEN.value,
-                    seed=seed,
-                    distortion=distortion,
-                )
-    root = _ROOT.value or f"runs/{pathlib.Path(_CONFIG.value).stem}"
+    root = values.root or f"runs/{pathlib.Path(values.config).stem}"
     # Seeds share their compiled steps.
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(root, "compiled").absolute()),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }
-    return run_grid(grid, root, overrides, cache | os.environ)
-
-
-def run_grid(
-    grid: Sequence[Run],
-    root: str,
-    overrides: Sequence[str],
-    environment: Mapping[str, str],
-) -> int:
-    """Runs this task's share of a grid; returns the status of the first that fails."""
-    numbers = range(_TASK.value, len(grid), _NUM_TASKS.value)
+    runs = list(grid(values))
+    numbers = range(values.task, len(runs), values.num_tasks)
     seconds: list[float] = []  # of the runs that were not finished before
     for done, number in enumerate(numbers):
-        command = grid[number].command(_CONFIG.value, root, overrides)
+        command = runs[number].command(values.config, root, overrides)
         left = ""
         if seconds:
             minutes = statistics.mean(seconds) * (len(numbers) - done) / 60
             left = f", {minutes:.0f} min left at most"
         text = " ".join(command[1:])
-        print(f"run {number + 1} of {len(grid)}{left}: {text}", flush=True)
-        if not _DRY_RUN.value:
-            is_new = not (grid[number].workdir(root) / files.RESULT).exists()
+        print(f"run {number + 1} of {len(runs)}{left}: {text}", flush=True)
+        if not values.dry_run:
+            is_new = not (runs[number].workdir(root) / files.RESULT).exists()
             start = time.monotonic()
-            status = run(command, environment)
+            status = run(command, cache | os.environ)
             if status:
                 return status
             if is_new:
                 seconds.append(time.monotonic() - start)
     return 0
+
+
+def grid(values: flags.FlagValues) -> Iterator[Run]:
+    """Yields the runs that the flags ask for."""
+    for distortion in values.distortions:
+        for seed in values.seeds:
+            if values.ablations:
+                yield from (
+                    Run("autodo", seed, False, distortion, v) for v in ABLATIONS
+                )
+            else:
+                yield from table_runs(
+                    values.methods,
+                    frozen=values.frozen,
+                    seed=seed,
+                    distortion=distortion,
+                )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The grid: which commands it runs, and that a failure ends it."""
 
+import contextlib
+import io
 import os
 import pathlib
 import signal
@@ -16,9 +18,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def sweep_lines(*flags):
     """The commands of a grid, without the interpreter and the line's number."""
-    command = [sys.executable, "launch/sweep.py", "--dry_run", *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return [line.partition(": -m ")[2] for line in done.stdout.splitlines()]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert sweep.main(["sweep", "--dry_run", *flags]) == 0
+    return [line.partition(": -m ")[2] for line in out.getvalue().splitlines()]
 
 
 def test_learned_methods_run_beside_their_control():
@@ -64,15 +66,24 @@ def test_ablations_are_configurations_that_hold(variant):
 
 
 @pytest.mark.parametrize(
-    "flags",
-    [[], ["--config=absent.py"], ["--config=configs/digits.py", "--distortions=10"]],
+    ("flags", "expected"),
+    [
+        ([], "--config must have a value"),
+        (["--config=configs/digits.py", "--distortions=10"], "'10' is not an IR-NR"),
+        (["--config=configs/digits.py", "--seed=0"], "Unknown command line flag"),
+    ],
 )
-def test_a_failing_run_ends_the_sweep_with_its_status(flags):
-    command = [sys.executable, "launch/sweep.py", *flags]
+def test_flags_that_make_no_grid_are_refused(flags, expected, capsys):
+    assert sweep.main(["sweep", *flags]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_a_failing_run_ends_the_sweep_with_its_status():
+    command = [sys.executable, "launch/sweep.py", "--config=absent.py"]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 2
+    assert done.returncode == 2 and "no experiment file" in done.stderr
     assert "Traceback" not in done.stderr
 
 
