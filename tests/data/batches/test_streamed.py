@@ -317,7 +317,7 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path, num_workers):
         take_all(feed, all_phases())
     assert str(raised.value) == (
         "the image train/dog/3.png cannot be read: cannot identify image file by its "
-        "content; replace or remove it"
+        "content; replace it, or move it elsewhere"
     )
 
 
@@ -326,6 +326,6 @@ def test_grain_that_is_not_installed_is_named(root, monkeypatch):
     with pytest.raises(DataError) as raised:
         create(load(root))
     assert str(raised.value) == (
-        "--config.data.stream=True reads by Grain, which is not installed; run "
-        "pip install grain"
+        "images are streamed by Grain, which is not installed; run pip install grain, "
+        "or pass config.data.stream = False"
     )

@@ -269,8 +269,8 @@ def test_a_compressed_tar_is_refused(same_size, tmp_path, form):
     with pytest.raises(DataError) as raised:
         streamed(path)
     assert str(raised.value) == (
-        f"{path} is compressed as a whole and cannot be streamed; unpack it or pass "
-        "--config.data.stream=False"
+        f"{path} is compressed as a whole and cannot be streamed; unpack it, or "
+        "pass config.data.stream = False"
     )
 
 
@@ -320,7 +320,7 @@ def test_data_removed_meanwhile_are_named(root, tmp_path, name):
     path.rename(tmp_path / "moved")
     found = message(train.images.__getitem__, 1)
     assert found.startswith(f"{path} cannot be read: [Errno 2] No such file")
-    assert found.endswith("; make it readable or get it again")
+    assert found.endswith("; make it readable, or get it again")
 
 
 def test_a_damaged_file_in_a_zip_is_refused_when_it_is_read(same_size, tmp_path):

@@ -85,7 +85,7 @@ def test_unwritable_folder_is_named(source, data_dir, capsys):
     write_cifar10(source)
     data_dir.touch()
     message = refusal(capsys, "cifar10", source, data_dir, 1)
-    assert message == f"{data_dir} is a file; data_dir must be a folder"
+    assert message == f"{data_dir} is a file, expected a folder; pass another data_dir"
     refusal(capsys, "cifar10", source, data_dir / "below", 1)
 
 

@@ -233,7 +233,7 @@ def test_any_number_that_leaves_each_class_a_point_is_taken(root, limit):
 def test_a_number_that_leaves_a_class_without_a_point_is_refused(root):
     for i in range(4, 40):
         save(root / f"train/cat/{i}.png", seed=i)
-    with pytest.raises(DataError, match=r"max_train_points is 4: that leaves 1 of the"):
+    with pytest.raises(DataError, match=r"max_train_points is 4, which leaves 1 of"):
         load(root, max_train_points=4)
 
 
@@ -372,12 +372,12 @@ def test_other_files_and_no_path_at_all_are_refused(tmp_path):
     (tmp_path / "x.csv").write_text("1,2")
     with pytest.raises(DataError, match=r"x\.csv is neither a folder nor a"):
         load(tmp_path / "x.csv")
-    with pytest.raises(DataError, match=r"pass --config\.data\.data_dir=PATH"):
+    with pytest.raises(DataError, match=r"pass config\.data\.data_dir = PATH"):
         load("")
 
 
 def test_too_few_points_are_refused_by_their_field(root):
-    with pytest.raises(DataError, match=r"config\.data\.max_train_points is 1: "):
+    with pytest.raises(DataError, match=r"config\.data\.max_train_points is 1, which"):
         load(root, max_train_points=1)
 
 

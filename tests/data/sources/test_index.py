@@ -139,7 +139,9 @@ def test_an_index_of_other_data_is_told_when_images_are_read(folder, stream):
     with np.load(folder / INDICES[1]) as index:
         labels, ids = index["labels"], index["ids"]
     save(folder / INDICES[1], labels=(labels + 1) % 10, ids=ids)
-    with pytest.raises(DataError, match=r"has an index of other data; remove .*npz$"):
+    with pytest.raises(
+        DataError, match=r"has an index of other data; remove .*npz, which"
+    ):
         load(folder, stream=stream).train.images[3]
 
 

@@ -146,7 +146,7 @@ def test_too_little_memory_is_said(cifar10, monkeypatch):
     monkeypatch.setattr(np, "empty", full)
     assert refusal(data_config("cifar10", cifar10[0])) == (
         "200 images of 32x32 pixels take 0.0 GB, more than this machine's memory; set "
-        "--config.data.max_train_points or a smaller image_size"
+        "config.data.max_train_points, or set a smaller config.data.image_size"
     )
 
 
@@ -207,7 +207,7 @@ def test_images_of_several_sizes_need_a_size(monkeypatch, tmp_path):
     write_records(
         monkeypatch, "imagenet", tmp_path, train=points[0], validation=points[1]
     )
-    with pytest.raises(DataError, match=r"n01.*JPEG in .*pixels.*image_size='\("):
+    with pytest.raises(DataError, match=r"n01.*JPEG in .*pixels.*image_size = \("):
         tfds.load(data_config("imagenet", tmp_path), seed=0)
     parts = tfds.load(data_config("imagenet", tmp_path, image_size=(20, 20)), seed=0)
     assert parts.train.images.shape == (2, 20, 20, 3)
@@ -266,7 +266,7 @@ def test_file_for_a_folder_is_refused(tmp_path):
     file = tmp_path / "cifar10.tar"
     file.touch()
     assert refusal(data_config("cifar10", file)) == (
-        f"{file} is a file; data_dir must be a folder"
+        f"{file} is a file, expected a folder; pass another data_dir"
     )
 
 
@@ -320,7 +320,7 @@ def test_damaged_description_is_named(copied):
     (folder / "dataset_info.json").write_text("{")
     message = refusal(data_config("cifar10", data_dir))
     assert message.startswith(f"{folder.parent} cannot be read: ")
-    assert message.endswith(f"remove {folder.parent}, prepare it anew")
+    assert message.endswith(f"move {folder.parent} elsewhere and prepare it again")
 
 
 def test_unfinished_preparation_counts_as_absent(copied):
