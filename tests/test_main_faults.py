@@ -173,7 +173,7 @@ def test_twenty_kills_and_a_sigterm_change_nothing(whole, tmp_path):
     assert_same(outcome(folder), whole)
     log = folder.with_suffix(".log").read_text()
     assert "Traceback" not in log and "damaged" not in log
-    assert log.count("goes on from the checkpoint") >= 10
+    assert log.count("continues from the checkpoint") >= 10
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +215,7 @@ def test_a_full_disk_ends_the_run_in_a_line_and_it_goes_on(whole, late, tmp_path
     saved = steps(folder)
     process = start(folder)
     log = folder.with_suffix(".log")
-    wait_for(lambda: log.exists() and "goes on from" in log.read_text(), process)
+    wait_for(lambda: log.exists() and "continues from" in log.read_text(), process)
     # The largest size of a file, as of a disk that is full: no tensor fits any more.
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (3000, hard))
@@ -223,7 +223,7 @@ def test_a_full_disk_ends_the_run_in_a_line_and_it_goes_on(whole, late, tmp_path
     assert process.exitcode == 1
     last = log.read_text().splitlines()[-1]
     assert last.startswith("autodo_jax: ") and "File too large" in last
-    assert last.endswith("mend the cause and run the same command again")
+    assert last.endswith("fix the cause and repeat the same command")
     assert "Traceback" not in log.read_text() and not (folder / "result.json").exists()
     assert set(steps(folder)) & set(saved)
     finish(folder)
@@ -237,7 +237,7 @@ def test_a_second_run_in_the_folder_is_refused_and_harms_nothing(
     folder = resume(late, tmp_path)
     process = start(folder)
     log = folder.with_suffix(".log")
-    wait_for(lambda: log.exists() and "goes on from" in log.read_text(), process)
+    wait_for(lambda: log.exists() and "continues from" in log.read_text(), process)
     assert main.main(["main", *FLAGS, f"--workdir={folder}"]) == 2
     assert "another run is writing to" in capsys.readouterr().err
     assert main.main(["main", *FLAGS, f"--workdir={folder}", "--overwrite"]) == 2

@@ -121,7 +121,7 @@ def test_a_run_that_lost_a_process_ends_and_goes_on_in_one(tmp_path, lost):
     done = len(records(tmp_path))
     status, out, err = finish(start(tmp_path, f"--config.epochs={done + 1}"))
     assert status == 0, err
-    assert "goes on from the checkpoint" in out
+    assert "continues from the checkpoint" in out
     assert len(records(tmp_path)) == done + 1
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["epochs"] == done + 1

@@ -391,7 +391,7 @@ def test_a_full_disk_is_told_in_a_line(tmp_path, limit, wait):
     (line,) = result.stdout.splitlines()
     assert line.startswith(f"checkpoints in {folder} fail: ")
     assert "File too large" in line
-    assert line.endswith("mend the cause and run the same command again")
+    assert line.endswith("fix the cause and repeat the same call")
     with Checkpoints(folder, keep=2, warn=never) as checkpoints:
         found, journal = restored(checkpoints, {"x": jnp.zeros(300_000)})
     assert journal == {"a": 1}
