@@ -82,7 +82,7 @@ def seconds_to_go_on() -> float:
         process = start(folder, common.SAYS_ITS_FIRST_STEP)
         assert process.stdout is not None
         lines = iter(process.stdout)
-        assert any(line.startswith("goes on from the checkpoint") for line in lines)
+        assert any(line.startswith("continues from the checkpoint") for line in lines)
         assert any(line == "stepped\n" for line in lines)
         elapsed = time.perf_counter() - began
         process.kill()
