@@ -19,7 +19,7 @@ Implicit Differentiation" (Gudovskiy et al., CVPR 2021).
     L_t and L_v                              objective.py
     Algorithm 1                              train/loop.py, train/steps.py
     Sec. 5.1, split and distortions          data/split.py, data/distort.py
-    App. A, numbers                          config.py, train/state.py
+    App. A, numbers                          config/fields.py, train/state.py
 
 Symbols:
 

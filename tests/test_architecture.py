@@ -15,7 +15,7 @@ ALLOWED = {
     **{name: set() for name in ANYONE},
     **{leaf: {leaf} for leaf in LEAVES},
     "objective": {"objective", "hyperparams", "augment", "losses", "models", "data"},
-    "config": {"augment", "data", "models"},
+    "config": {"config", "augment", "data", "models"},
     "workdir": {"workdir", "config"},
     "train": LEAVES | {"train", "objective", "config", "workdir"},
     "report": {"report", "config", "workdir"},

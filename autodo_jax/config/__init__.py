@@ -1,0 +1,34 @@
+"""Configurations of experiments: their fields, their methods, and their rules."""
+
+from autodo_jax.config.fields import (
+    MAY_CHANGE,
+    default_config,
+    flatten,
+    to_fields,
+    to_json,
+)
+from autodo_jax.config.methods import (
+    METHOD_FIELDS,
+    METHODS,
+    Method,
+    apply_method,
+    has_hyperparams,
+)
+from autodo_jax.config.rules import CHOICES, check_fields, method_of, validate
+
+__all__ = [
+    "CHOICES",
+    "MAY_CHANGE",
+    "METHODS",
+    "METHOD_FIELDS",
+    "Method",
+    "apply_method",
+    "check_fields",
+    "default_config",
+    "flatten",
+    "has_hyperparams",
+    "method_of",
+    "to_fields",
+    "to_json",
+    "validate",
+]
