@@ -22,7 +22,9 @@ FLAGS = [
 
 
 def start(workdir, *flags, num_devices=1):
+    # The last of two counts holds.
     devices = f"--xla_force_host_platform_device_count={num_devices}"
+    flags_of_xla = f"{os.environ['XLA_FLAGS']} {devices}"
     return subprocess.Popen(
         [
             sys.executable,
@@ -35,7 +37,7 @@ def start(workdir, *flags, num_devices=1):
         cwd=ROOT,
         env=os.environ
         | {
-            "XLA_FLAGS": devices,
+            "XLA_FLAGS": flags_of_xla,
             # It would let one process run ahead of another.
             "JAX_ENABLE_COMPILATION_CACHE": "0",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
