@@ -98,10 +98,11 @@ def export(
             moves, unit="image", disable=is_quiet
         ):
             counts["kept" if wanted == label else "relabelled"] += 1
-            below = name.split(f"{part}/{label}/", 1)[1]
+            top = folder.FOLDERS[part]
+            below = name.split(f"{top}/{label}/", 1)[1]
             # Apart from those of the class that may have the same name.
             below = below if wanted == label else f"was-{label}/{below}"
-            path = target / part / wanted / below
+            path = target / top / wanted / below
             path.parent.mkdir(parents=True, exist_ok=True)
             if not root.is_dir():
                 path.write_bytes(files.read(files.entries[name]))

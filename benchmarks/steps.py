@@ -65,7 +65,7 @@ class Pair:
                 torch.from_numpy(np.array(part.pixels().transpose(0, 3, 1, 2))),
                 torch.from_numpy(part.labels.astype(np.int64)),
             )
-            for name, part in (("train", splits.train), ("val", splits.validation))
+            for name, part in zip(("train", "validation"), splits, strict=False)
         }
 
     def taken(self, turn: int) -> tuple[Any, Any, tuple]:
@@ -74,7 +74,7 @@ class Pair:
         index, other = (
             torch.from_numpy(np.array(p.index)).long() for p in (points, validation)
         )
-        images, labels = self.data["val"]
+        images, labels = self.data["validation"]
         return self.data["train"][0][index], index, (images[other], labels[other])
 
     def programs(self) -> dict[str, Any]:

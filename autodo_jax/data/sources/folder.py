@@ -24,7 +24,7 @@ from autodo_jax.data.dataset import Dataset, SourceSplits
 from autodo_jax.data.images import archive_files, decode, lazy
 from autodo_jax.errors import DataError
 
-PARTS = ("train", "val", "test")
+FOLDERS = {"train": "train", "validation": "val", "test": "test"}  # part -> folder
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 Members = dict[str, dict[str, list[str]]]  # part -> class -> paths of its images
@@ -55,7 +55,7 @@ def load(data: ml_collections.ConfigDict, seed: int) -> SourceSplits:
             part: _read(files, part, classes, class_names, data, seed)
             for part, classes in members.items()
         }
-    return SourceSplits(parts["train"], parts.get("val"), parts.get("test"))
+    return SourceSplits(**parts)
 
 
 class Files(NamedTuple):
@@ -98,8 +98,8 @@ def _folder(root: pathlib.Path) -> Files:
     tops = [root] if os.path.isdir(root / "train") else sorted(root.glob("[!.]*/"))
     # What lies beside may be large, and need not be readable.
     tops = [top for top in tops if os.path.isdir(top / "train")]
-    parts = [top / part for top in tops for part in PARTS]
-    paths = sorted(path for part in parts if part.is_dir() for path in _walk(part))
+    folders = [top / folder for top in tops for folder in FOLDERS.values()]
+    paths = sorted(path for each in folders if each.is_dir() for path in _walk(each))
     entries = {
         _path(os.path.relpath(path, root), path.endswith("/")): path for path in paths
     }
@@ -204,15 +204,17 @@ def _members(names: Iterable[str], root: pathlib.Path) -> Members:
     """Sorts the images into parts and classes; a class may be without images."""
     members: Members = collections.defaultdict(lambda: collections.defaultdict(list))
     prefix = _prefix(names, root)
+    part_of = {folder: part for part, folder in FOLDERS.items()}
     for name in names:
-        part, *below = name.removeprefix(prefix).split("/")
-        if not name.startswith(prefix) or part not in PARTS or _is_hidden(name):
+        folder, *below = name.removeprefix(prefix).split("/")
+        if not name.startswith(prefix) or folder not in part_of or _is_hidden(name):
             continue
+        part = part_of[folder]
         is_image = name.lower().endswith(SUFFIXES)
         if is_image and len(below) == 1:
             raise DataError(
                 f"{root / name} is in no class",
-                f"images belong in {part}/<class>/",
+                f"images belong in {folder}/<class>/",
             )
         if is_image:
             _check_encoding(name, root)
@@ -221,7 +223,7 @@ def _members(names: Iterable[str], root: pathlib.Path) -> Members:
             members[part][below[0]]
     if "train" not in members:
         raise DataError(f"{root} has no train/<class>/ with images")
-    return {part: members[part] for part in PARTS if part in members}
+    return {part: members[part] for part in FOLDERS if part in members}
 
 
 def _prefix(names: Iterable[str], root: pathlib.Path) -> str:
@@ -258,8 +260,9 @@ def _class_names(members: Members, root: pathlib.Path) -> tuple[str, ...]:
     for part, classes in members.items():
         for name in sorted(classes):
             if not classes[name]:
+                where = f"{FOLDERS[part]}/{name}/"
                 raise DataError(
-                    f"{root} has no images in {part}/{name}/ ({', '.join(SUFFIXES)})",
+                    f"{root} has no images in {where} ({', '.join(SUFFIXES)})",
                     "add some",
                     "move the folder elsewhere",
                 )
@@ -268,8 +271,8 @@ def _class_names(members: Members, root: pathlib.Path) -> tuple[str, ...]:
         if differing:
             where = "train" if differing[0] in members["train"] else part
             raise DataError(
-                f"{root} has the class {differing[0]!r} in {where}/ only",
-                f"train/ and {part}/ must have the same classes",
+                f"{root} has the class {differing[0]!r} in {FOLDERS[where]}/ only",
+                f"train/ and {FOLDERS[part]}/ must have the same classes",
             )
     if len(members["train"]) < 2:
         raise DataError(f"{root} has a single class in train/, expected two or more")
@@ -291,7 +294,7 @@ def _read(
         for name in classes[class_name]
     }
     names = sorted(label_of)
-    if part != "val":
+    if part != "validation":
         labels = np.array([label_of[name] for name in names])
         chosen = split.subset(labels, data, f"max_{part}_points", seed=seed)
         names = [names[i] for i in chosen]
