@@ -1,8 +1,8 @@
 """python -m autodo_jax.export WORKDIR --to=DIR [--threshold=0.5] [--suspects=relabel]
 
-Writes the image folder a run was trained on once more, cleaned: train images whose
-noise score is above the threshold are left out or get their suggested label. All other
-images, those for validation and test among them, stay in their part and class. Files
+Writes a cleaned version of the image folder that a run was trained on. Train images
+whose noise score is above the threshold are left out or get their suggested label. All
+other images, including those for validation and test, keep their part and class. Files
 are linked, or copied with --copy; those of an archive are always copied.
 """
 
@@ -38,10 +38,10 @@ def export(
       target: folder that does not exist yet, or is empty.
       threshold: in [0, 1]; images with a noise score above it are suspects.
       suspects: "drop" leaves them out; "relabel" puts them into their suggested class.
-      copy: files instead of symbolic links to them.
+      copy: copies files instead of making symbolic links to them.
 
     Returns:
-      How many images were "kept", "relabelled" and "dropped".
+      Numbers of images that were "kept", "relabelled" and "dropped".
 
     Raises:
       ExportError: a run on other data or with changed labels; a target in use; a
@@ -62,9 +62,9 @@ def export(
         )
     if data.noise_ratio:
         raise ExportError(
-            f"{workdir} was trained with labels changed by config.data.noise_ratio: "
-            "its suspects are those, not the folder's",
-            "train without",
+            f"{workdir} was trained with labels changed by config.data.noise_ratio, so "
+            "its suspects are not errors of the folder",
+            "train with <config.data.noise_ratio=0>",
         )
     if target.exists() and any(target.iterdir()):
         raise ExportError(f"{target} is not empty", "pass a new folder")
@@ -98,10 +98,11 @@ def export(
             moves, unit="image", disable=is_quiet
         ):
             counts["kept" if wanted == label else "relabelled"] += 1
-            below = name.split(f"{part}/{label}/", 1)[1]
-            # Apart from those of the class that may have the same name.
+            top = folder.FOLDERS[part]
+            below = name.split(f"{top}/{label}/", 1)[1]
+            # The new class may have an image of the same name.
             below = below if wanted == label else f"was-{label}/{below}"
-            path = target / part / wanted / below
+            path = target / top / wanted / below
             path.parent.mkdir(parents=True, exist_ok=True)
             if not root.is_dir():
                 path.write_bytes(files.read(files.entries[name]))

@@ -5,8 +5,8 @@
 All warp the same images by the same composed map of the six operations, forward alone
 and with the gradient in the six magnitudes of each image: `affine.resample`,
 `dm_pix.affine_transform` under vmap, torch's `affine_grid` with `grid_sample`, and
-kornia's `warp_affine`. They take turns, so that a machine that slows down slows all;
-the ratio of medians is what counts. PyTorch gets as many threads as there are cores.
+kornia's `warp_affine`. They take turns, so that a machine that slows down slows all of
+them; compare the ratios of medians. PyTorch gets as many threads as there are cores.
 """
 
 import statistics
@@ -28,7 +28,7 @@ FORWARD, BOTH = "forward", "forward+backward"
 
 
 def warp_dm_pix(images: jax.Array, pull_map: jax.Array) -> jax.Array:
-    """The map of `affine.resample` by dm-pix, in its (y, x, channel) coordinates."""
+    """Warps like `affine.resample`, by dm-pix in its (y, x, channel) coordinates."""
 
     def one(image, matrix):
         centre = (jnp.array(image.shape[:2]) - 1) / 2
@@ -45,7 +45,7 @@ def warp_dm_pix(images: jax.Array, pull_map: jax.Array) -> jax.Array:
 
 
 def jax_programs(warp: Callable, size: int, operands: tuple) -> dict[str, Callable]:
-    """Compiled forward pass, and forward and backward pass, of a warp in JAX."""
+    """Returns a warp in JAX, compiled: forward pass, and forward and backward pass."""
 
     def forward(images, magnitudes):
         return warp(images, affine.compose(OPERATIONS, magnitudes, (size, size)))
@@ -62,7 +62,7 @@ def jax_programs(warp: Callable, size: int, operands: tuple) -> dict[str, Callab
 
 
 def compose_torch(magnitudes: torch.Tensor, size: int) -> torch.Tensor:
-    """The pull map of `affine.compose`, [B, 3, 3], written out."""
+    """Returns the pull map of `affine.compose`, [B, 3, 3], written out in PyTorch."""
     angle, zoom, x, y, shear_x, shear_y = magnitudes.unbind(1)
     cos, sin = torch.cos(torch.deg2rad(angle)), torch.sin(torch.deg2rad(angle))
     shrink = 1 / torch.clamp(zoom, min=0.1)
@@ -86,7 +86,7 @@ def compose_torch(magnitudes: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def warp_grid_sample(images: torch.Tensor, pull_map: torch.Tensor) -> torch.Tensor:
-    """The map in torch's coordinates, where a square image is [-1, 1] wide."""
+    """Warps in torch's coordinates, where a square image extends over [-1, 1]."""
     shift = pull_map[:, :2, 2:] * (2 / images.shape[-1])
     theta = torch.cat([pull_map[:, :2, :2], shift], 2)
     grid = torch.nn.functional.affine_grid(
@@ -98,7 +98,7 @@ def warp_grid_sample(images: torch.Tensor, pull_map: torch.Tensor) -> torch.Tens
 
 
 def warp_kornia(images: torch.Tensor, pull_map: torch.Tensor) -> torch.Tensor:
-    """The map's inverse in pixels from the corner, as kornia's `warp_affine` takes."""
+    """Warps by kornia, which takes the inverse map, in pixels from the corner."""
     size = images.shape[-1]
     centre = torch.full((2,), (size - 1) / 2)
     linear = torch.linalg.inv(pull_map[:, :2, :2])
@@ -110,7 +110,7 @@ def warp_kornia(images: torch.Tensor, pull_map: torch.Tensor) -> torch.Tensor:
 
 
 def torch_programs(warp: Callable, size: int, operands: tuple) -> dict[str, Callable]:
-    """Forward pass, and forward and backward pass, of a warp in PyTorch."""
+    """Returns a warp in PyTorch: forward pass, and forward and backward pass."""
     images, magnitudes, weights = (torch.from_numpy(np.array(x)) for x in operands)
     images, weights = (x.permute(0, 3, 1, 2).contiguous() for x in (images, weights))
 
@@ -139,7 +139,7 @@ WARPS: dict[str, tuple[Callable, Callable]] = {
 
 
 def measure(batch: int, size: int, repeats: int) -> dict[str, dict[str, list[float]]]:
-    """Milliseconds of each program of each warp, after a look at their results."""
+    """Returns milliseconds of each program and warp, after comparing their results."""
     rng = np.random.default_rng(0)
     images = rng.random((batch, size, size, 3), np.float32)
     mean = np.array([affine.OPERATIONS[name].mean for name in OPERATIONS])
@@ -153,7 +153,7 @@ def measure(batch: int, size: int, repeats: int) -> dict[str, dict[str, list[flo
     for part in (FORWARD, BOTH):
         found = {name: np.asarray(parts[part]()) for name, parts in programs.items()}
         for name, values in found.items():
-            # Where a map falls on a pixel or on the border, rounding decides the side.
+            # At a pixel or on the border, rounding decides between two values.
             apart = np.abs(values - found["autodo_jax"]) > 1e-2 * np.abs(values).max()
             assert np.mean(apart) < 0.01, (name, part, np.mean(apart))
         turns = {name: parts[part] for name, parts in programs.items()}

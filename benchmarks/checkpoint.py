@@ -1,12 +1,11 @@
-"""What checkpoints cost a run of the digits, and how soon it goes on after a stop.
+"""Cost of checkpoints in a run of the digits, and time to continue a stopped run.
 
     python benchmarks/checkpoint.py [--json=PATH] [--repeats=3]
 
-Whole commands, `python -m autodo_jax.main --config=configs/digits.py`, with the default
-cadence and with saving taken out, in turns; of the former also the seconds that it
-waited for saving, since whole runs differ by more than that. Then a run is stopped by
-SIGTERM halfway and started again: seconds from its command to the end of its first
-step.
+Whole commands, `python -m autodo_jax.main --config=configs/digits.py`, take turns with
+the default cadence and without saving. The seconds spent in saving are measured too,
+since whole runs differ by more than that. Then a run is stopped by SIGTERM halfway and
+started again; the time is from this command to the end of its first step.
 """
 
 import pathlib
@@ -44,12 +43,12 @@ CheckpointSchedule.save, CheckpointSchedule.__exit__ = timed(save), timed(leave)
 
 
 def start(folder: str, before: str = "") -> subprocess.Popen:
-    """Starts a run of the digits with `before` run before its own program."""
+    """Starts a run of the digits whose process executes `before` first."""
     return subprocess.Popen(
         [
             *(sys.executable, "-c", before + common.MAIN),
             *("--config=configs/digits.py", f"--workdir={folder}"),
-            "--nocompilation_cache",  # What one run compiles is not to serve the next.
+            "--nocompilation_cache",  # No run may profit from an earlier one.
         ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -58,7 +57,7 @@ def start(folder: str, before: str = "") -> subprocess.Popen:
 
 
 def seconds_of_run(before: str) -> tuple[float, float]:
-    """Runs the digits from start to end; seconds in all, and in saving."""
+    """Runs the digits from start to end; returns seconds in all, and in saving."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         process = start(folder, before)
@@ -70,7 +69,7 @@ def seconds_of_run(before: str) -> tuple[float, float]:
 
 
 def seconds_to_go_on() -> float:
-    """Stops a run halfway; from its next command to the end of its first step."""
+    """Stops a run halfway; returns seconds from its next command to its first step."""
     with tempfile.TemporaryDirectory() as folder:
         process = start(folder)
         assert process.stdout is not None
@@ -108,7 +107,7 @@ def main() -> None:
     print(f"{statistics.median(unsaved):.1f} s; cost {statistics.median(cost):.1f} %")
     share = [100 * part / whole for part, whole in zip(saving, saved, strict=True)]
     print(f"saving itself took {statistics.median(share):.1f} %")
-    print(f"first step {statistics.median(went_on):.1f} s after the command to go on")
+    print(f"first step {statistics.median(went_on):.1f} s after the second command")
     seconds = {
         "saved": saved,
         "of which saving": saving,

@@ -1,4 +1,4 @@
-"""What the benchmarks share: turns, random data, the record around the numbers."""
+"""Parts that the benchmarks share: turns, random data, and the record of results."""
 
 import argparse
 import json
@@ -17,8 +17,8 @@ import numpy as np
 
 from autodo_jax.data.dataset import Dataset, SourceSplits
 
-# The command line as a program of `python -c`, and what to put before it so that it
-# prints "stepped" when the first step has ended.
+# The command line as a program of `python -c`, and code to put before it, which prints
+# "stepped" when the first step has ended.
 MAIN = "import sys; from autodo_jax import main; sys.exit(main.main(sys.argv))"
 SAYS_ITS_FIRST_STEP = """
 from autodo_jax.train.run_log import RunLog
@@ -42,7 +42,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def write(path: str | None, **results: Any) -> None:
-    """Writes what was measured, and on what; nothing without a path."""
+    """Writes the results, the machine and the versions; nothing without a path."""
     if not path:
         return
     record = {
@@ -61,7 +61,7 @@ def write(path: str | None, **results: Any) -> None:
 def in_turns(
     programs: Mapping[str, Callable[[], Any]], repeats: int, *, warmup: int = 2
 ) -> dict[str, list[float]]:
-    """Milliseconds of each program, which take turns so that a slow spell slows all.
+    """Returns milliseconds of programs that take turns, so that a slow spell slows all.
 
     Args:
       programs: each returns when its work is done, or JAX arrays that are waited for.
@@ -79,7 +79,7 @@ def in_turns(
 
 
 def peaks(repeats: int = 9) -> dict[str, float]:
-    """Returns what the device reaches: GFLOP/s of a float32 product, GB/s of a copy."""
+    """Returns GFLOP/s of a float32 product and GB/s of a copy on the device."""
     size, length = 2048, 2**26
     matrix, vector = jnp.ones((size, size)), jnp.ones(length)
     product, copy = jax.jit(lambda x: x @ x), jax.jit(lambda x: x + 1)
@@ -96,7 +96,7 @@ def peaks(repeats: int = 9) -> dict[str, float]:
 def random_parts(
     num_points: int, size: int, *, channels: int = 3, num_classes: int = 10
 ) -> SourceSplits:
-    """Random pixels and labels; validation and test sets of at most 1,000 points."""
+    """Returns random pixels and labels; at most 1,000 points to validate and test."""
     rng = np.random.default_rng(0)
 
     def dataset(num_points: int) -> Dataset:
@@ -113,7 +113,7 @@ def random_parts(
 
 
 def num_cores() -> int:
-    """Returns the cores this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 

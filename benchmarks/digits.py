@@ -1,12 +1,12 @@
-"""Whole runs of the digits: how soon one trains and ends, and what the outer loop adds.
+"""Time of whole runs of the digits, and the share of the outer loop in it.
 
     python benchmarks/digits.py [--json=PATH] [--repeats=3]
 
-Commands `python -m autodo_jax.main --config=configs/digits.py`, first with an empty
-cache of compiled programs and then with the one that this left: seconds to the end of
-the first step, and to the end. Then `baseline` and `autodo` with E at half the epochs,
-in turns: seconds of their epochs, of which the first with a kind of step, which
-compiles, counts as the median of those like it.
+The command `python -m autodo_jax.main --config=configs/digits.py` runs first with an
+empty cache of compiled programs, then with the cache that this leaves: seconds to the
+end of the first step, and to the end. Then `baseline` and `autodo` with E at half the
+epochs take turns: seconds of their epochs. The first epoch with a kind of step
+compiles it, so it counts as the median of those like it.
 """
 
 import json
@@ -28,7 +28,7 @@ PROGRAM = common.SAYS_ITS_FIRST_STEP + common.MAIN
 
 
 def run(folder: pathlib.Path, cache: pathlib.Path, method: str, *flags: str) -> dict:
-    """Runs a command; seconds to its first step and its end, and its epochs' own."""
+    """Runs a command; returns seconds to its first step, to its end, and by epoch."""
     began = time.perf_counter()
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)

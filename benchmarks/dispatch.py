@@ -1,10 +1,10 @@
-"""What several steps a dispatch save, and what a loop costs.
+"""Time saved by several steps a dispatch, and the cost of a loop.
 
     python benchmarks/dispatch.py [--json=PATH] [--repeats=7]
 
-Sixteen steps of `autodo` on random images of 16 x 16 x 3, batch 64, as one program
-after the other or as programs of four and of sixteen steps: `small_cnn`, whose
-convolutions are products on CPUs, and WRN-10-1, whose are XLA's. Milliseconds a step.
+Milliseconds a step, over sixteen steps of `autodo` on random images of 16 x 16 x 3 with
+batch 64, in programs of one, four and sixteen steps. The networks are `small_cnn`,
+whose convolutions are products on CPUs, and WRN-10-1, whose convolutions are XLA's.
 """
 
 import itertools
@@ -22,7 +22,7 @@ SEVERAL = (1, 4, 16)
 
 
 def steps(model: str, phase: str, several: int) -> Callable[[], Any]:
-    """Returns a program that takes the first steps of a phase, again and again."""
+    """Returns a program that takes the first steps of a phase at each call."""
     config = default_config()
     apply_method(config, "autodo")
     config.batch_size, config.num_devices = BATCH, 1

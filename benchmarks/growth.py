@@ -1,10 +1,10 @@
-"""How the hypergradient step grows with N, K, C, T, batch and image size.
+"""Growth of the hypergradient step with N, K, C, T, batch and image size.
 
     python benchmarks/growth.py [--json=PATH] [--repeats=15]
 
 The trainer's own step of `autodo` on random images, from one middle point: N = 10,000
 train points of 16 x 16 x 3, C = 10 classes, six operations (K = 2 A + 1 + C = 23), T =
-5 products, batch 64, a small network, no policy. One thing at a time is changed, and
+5 products, batch 64, a small network, no policy. One number at a time is changed, and
 its values take turns.
 """
 

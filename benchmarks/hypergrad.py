@@ -4,9 +4,9 @@
 
 Every system computes the hypergradient of the same problem with the same number of
 products, and each result is compared with a float64 reference. Systems take turns in
-rounds, so that a slow minute of the machine falls on all of them. A turn during which
-other processes used more than a twentieth of the cores is taken again, and kept apart
-in the JSON file: that rule reads the CPU clocks, never the timings.
+rounds, so that a slow minute of the machine slows all of them. A turn during which
+other processes used more than a twentieth of the cores is repeated, and the JSON file
+has that share for each turn. This rule reads the CPU clocks, never the timings.
 
 Needs the extra `bench`; a peer that is missing or fails becomes a row that says so.
 """
@@ -71,7 +71,7 @@ def main(argv=None) -> None:
 
 
 def as_json(environment: dict, cases: list[dict], lines: list[str]) -> str:
-    """All samples, in seconds, with a line for each row of a table."""
+    """Returns all samples, in seconds, with a line for each row of a table."""
     parts = []
     for case in cases:
         rows = ",\n  ".join(json.dumps(row) for row in case["rows"])
@@ -86,7 +86,7 @@ def as_json(environment: dict, cases: list[dict], lines: list[str]) -> str:
 
 
 def make_problems(quick: bool) -> list[problems.Problem]:
-    """The two problems, or small ones with the same code."""
+    """Returns the two problems, or small ones for the same code."""
     if quick:
         return [
             problems.softmax_regression((20, 5), batch=50),
@@ -96,7 +96,7 @@ def make_problems(quick: bool) -> list[problems.Problem]:
 
 
 def describe() -> dict:
-    """What the numbers depend on; gives PyTorch as many threads as JAX uses."""
+    """Returns the environment, and gives PyTorch as many threads as JAX uses."""
     cores = _num_cores()
     versions = {"python": platform.python_version()}
     for name in (*PACKAGES, *PEER_PACKAGES):
@@ -161,7 +161,7 @@ def prepare(system, problem, method: str, count: int, truth):
     try:
         call = system.build(problem, method, count)
         leaves = call()
-    except Exception as error:  # Whatever a peer raises, the others go on.
+    except Exception as error:  # An error of any kind must not stop the other peers.
         reason = (str(error).splitlines() or [""])[0][:100]
         return row | {"note": f"unavailable: {type(error).__name__}: {reason}"}, None
     row["first_call_seconds"] = time.perf_counter() - start
@@ -170,17 +170,17 @@ def prepare(system, problem, method: str, count: int, truth):
     row["agrees"] = row["error"] <= TOLERANCE
     if not row["agrees"]:
         row["note"] = "WRONG: " + system.known_wrong.get(
-            method, "differs, not known why"
+            method, "differs for an unknown reason"
         )
     return row, call
 
 
 def take_turns(call, idle: "IdleCores", attempts: int = 4) -> list[dict]:
-    """Turns of one system up to the first undisturbed one, at most `attempts`."""
+    """Takes turns of one system until one is undisturbed, at most `attempts`."""
     turns: list[dict] = []
     while len(turns) < attempts:
         idle.wait()
-        call()  # Threads of the system before may still spin.
+        call()  # Threads of the previous system may still spin.
         begin, own, busy = time.perf_counter(), _own_cpu(), _busy_cpu()
         seconds: list[float] = []
         while not seconds or sum(seconds) < TURN_SECONDS:
@@ -202,7 +202,7 @@ class IdleCores:
         self.seconds_left = seconds
 
     def wait(self) -> None:
-        """Returns once the cores were idle for a moment."""
+        """Returns once the cores have been idle for a moment."""
         while self.seconds_left > 0:
             busy, start = _busy_cpu(), time.monotonic()
             time.sleep(0.2)
@@ -223,7 +223,7 @@ def _own_cpu() -> float:
 
 
 def _busy_cpu() -> float:
-    """Seconds of CPU used by all processes since the start; 0 where not known."""
+    """Returns CPU seconds of all processes since the system started; 0 if unknown."""
     try:
         fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
     except OSError:
@@ -233,7 +233,7 @@ def _busy_cpu() -> float:
 
 
 def summarize(row: dict) -> None:
-    """Adds median and spread over the undisturbed turns, over all if there is none."""
+    """Adds median and spread over undisturbed turns, or over all if there are none."""
     quiet = [turn for turn in row["turns"] if turn["foreign"] <= MAX_FOREIGN]
     samples = [s for turn in quiet or row["turns"] for s in turn["seconds"]]
     if samples:
@@ -243,7 +243,7 @@ def summarize(row: dict) -> None:
 
 
 def table(case: dict) -> str:
-    """The rows of a case; the ratio is ours / peer, below 1 where ours is faster."""
+    """Returns the rows of a case; a ratio ours / peer below 1 means ours is faster."""
     head = (
         f"\n{case['problem']}, {case['num_params']:,} parameters, {case['method']}, "
         f"T = {case['count']} (relative residual {case['residual']:.1e})\n"
@@ -267,7 +267,7 @@ def table(case: dict) -> str:
 
 
 def verdicts(cases: list[dict]) -> list[str]:
-    """Whether the two claims hold in each case; wrong results do not count."""
+    """Returns a verdict on the two claims in each case; wrong results do not count."""
     lines = ["Claims (by medians):"]
     for case in cases:
         where = f"{case['problem']}, {case['method']}, T = {case['count']}: "

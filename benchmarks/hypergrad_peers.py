@@ -35,7 +35,7 @@ class System(NamedTuple):
 
 
 def flatten(leaves: Any) -> np.ndarray:
-    """The result of a call as the flat vector that `reference` returns."""
+    """Returns the result of a call as a flat vector, as `reference` does."""
     arrays = [leaf.detach() if hasattr(leaf, "detach") else leaf for leaf in leaves]
     return np.concatenate([np.asarray(leaf).ravel() for leaf in arrays])
 
@@ -88,7 +88,7 @@ def _jax_call(run, problem):
 
 
 class _Torch:
-    """A problem as tensors, its losses, and what the systems below share."""
+    """A problem as tensors, with the losses and gradients that the systems share."""
 
     def __init__(self, problem: problems.Problem, requires_grad: bool):
         self.torch = torch = importlib.import_module("torch")
@@ -123,7 +123,7 @@ class _Torch:
         return self.torch.autograd.grad(self.outer_loss(self.params, None), self.params)
 
     def inner_gradient(self):
-        """The gradient with its graph: built once, differentiated by each product."""
+        """Returns the gradient with its graph, which each product differentiates."""
         loss = self.inner_loss(self.params, self.hparams)
         return self.torch.autograd.grad(loss, self.params, create_graph=True)
 
@@ -143,7 +143,7 @@ def pypi_hypergrad(problem, method, count):
 
 
 def betty(problem, method, count):
-    """betty-ml's hypergradient functions, given the two problems they ask about."""
+    """betty-ml's hypergradient functions, given the two problems that they need."""
     peer = importlib.import_module("betty.hypergradient")
     config = importlib.import_module("betty.configs").Config(
         type=method,
@@ -197,7 +197,7 @@ def torchopt(problem, method, count):
 
 
 def hypertorch_style(problem, method, count):
-    """hypertorch's way: the linear system of a gradient step as a fixed-point map.
+    """hypertorch's method: the linear system of a gradient step, a fixed-point map.
 
     With `map(w) = w - a dL/dw` the matrix is `I - J' = a H`, and the mixed term is that
     of the map; conjugate gradients keep their last iterate, which hypertorch drops.

@@ -1,14 +1,14 @@
 """The problems of the hypergradient benchmark, and their answers in double precision.
 
-A problem is a tanh network (no hidden layer: softmax regression) with an L2 penalty of
-its own for each parameter: the inner loss is the mean cross-entropy of a training batch
-plus `sum exp(hparams) params^2 / 2`, the outer loss the mean cross-entropy of a
-validation batch. Parameters are a flat tuple (weight, bias, weight, bias, ...), weights
-[out, in] (the layout of torch.nn.Linear, and on CPU the faster one for JAX and PyTorch
-alike); `hparams` has the same shapes. The data are synthetic and seeded.
+A problem is a tanh network (no hidden layer: softmax regression) with an L2 penalty for
+each parameter. The inner loss is the mean cross-entropy of a training batch plus
+`sum exp(hparams) params^2 / 2`, the outer loss the mean cross-entropy of a validation
+batch. Parameters are a flat tuple (weight, bias, weight, bias, ...), and `hparams` has
+the same shapes. Weights are [out, in], the layout of torch.nn.Linear, which is the
+faster one on CPU for JAX and PyTorch alike. The data are synthetic and seeded.
 
 `reference` computes the hypergradient with numpy in float64, by derivatives written out
-by hand and without any of the systems it judges.
+by hand, without any of the systems that are compared.
 """
 
 import dataclasses
@@ -23,9 +23,9 @@ import optax
 
 Arrays = tuple[np.ndarray, ...]
 
-# Conjugate gradients need a positive definite Hessian, which a network has neither at
-# random parameters nor, quite, at those trained with its own penalty. So the parameters
-# are trained, and with a weaker penalty than the one the Hessian is taken with.
+# Conjugate gradients need a positive definite Hessian. A network does not have one at
+# random parameters, and not quite at those trained with its own penalty. So the
+# parameters are trained with a weaker penalty than that in the Hessian.
 _TRAIN_STEPS = 300
 _TRAIN_PENALTY = 0.25
 
@@ -76,7 +76,7 @@ def make_problem(name: str, sizes, batch: int, penalty: float) -> Problem:
 
 
 def _two_batches(rng, num_features: int, num_classes: int, batch: int):
-    """Overlapping classes in a subspace plus noise: neither trivial nor pure noise."""
+    """Draws overlapping classes in a subspace, plus noise, for a nontrivial task."""
     rank = min(num_features, 40)
     centers = rng.normal(size=(num_classes, rank))
     basis = rng.normal(size=(rank, num_features)) / np.sqrt(rank)
@@ -235,7 +235,7 @@ def neumann(product, b, num_terms: int, step_size: float):
 
 
 def reference(problem: Problem, method: str, count: int) -> tuple[np.ndarray, float]:
-    """The flat hypergradient after `count` products, and the relative residual."""
+    """Returns the flat hypergradient of `count` products, and the relative residual."""
     product = hessian_product(problem.params, problem.hparams, problem.train)
     b = gradient(problem.params, problem.valid)
     if method == "cg":

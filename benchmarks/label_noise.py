@@ -1,15 +1,15 @@
-"""How well wrong labels are found: autodo_jax, cleanlab and naive rows, same points.
+"""Compares how autodo_jax, cleanlab and naive methods find the same wrong labels.
 
     python benchmarks/label_noise.py --json=benchmarks/results/label-noise-digits.json
     python benchmarks/label_noise.py --data_dir=PATH --seeds=0
         --json=benchmarks/results/label-noise-folder.json
 
 Digits, or 4,000 images of CIFAR-10 as a folder (configs/cifar10_jpeg.py), without class
-imbalance. Labels of the train points are drawn anew for 10 % and for 40 % (uniform), or
-move on by one class for 20 % (pair). Every row scores the same train points; the labels
-are known to it as given. Rows:
+imbalance. The labels of 10 % or 40 % of the train points are redrawn (uniform), or
+those of 20 % are moved to the next class (pair). Every row scores the same train points
+with their given labels. Rows:
 
-    autodo_s, autodo      noise_score of dataset.csv: what the trained network says
+    autodo_s, autodo      noise_score of dataset.csv, by the trained network
       soft label, weight  the learned S or W alone
       frozen              the control: Lambda kept at its start
     cleanlab              out-of-sample probabilities of five folds, by logistic
@@ -17,9 +17,9 @@ are known to it as given. Rows:
                           components) and by the network of `baseline`
     in-sample loss        the network of `baseline`, trained on all points
     10 nearest            share of the neighbours (pixels) with another label
-    ... + validation      the clean validation set joins what the row learns from, since
-                          autodo sees it too
-    ... validation alone  the clean validation set is all that the row learns from
+    ... + validation      the row also learns from the clean validation set, since
+                          autodo uses it too
+    ... validation alone  the row learns from the clean validation set only
 
 AUROC, average precision (AP), lift (precision among as many top-ranked points as there
 are wrong labels, over their share), precision and recall at each method's default.
@@ -99,7 +99,7 @@ def figures(scored: Scored, is_wrong: np.ndarray) -> dict[str, float]:
 
 
 def run_ours(config: ml_collections.ConfigDict) -> dict[str, Scored]:
-    """Trains a method, learned and as its frozen control; scores by what is learned."""
+    """Trains a method and its frozen control; returns the scores of each."""
     rows = {}
     for control in ("", ", frozen"):
         config.hyper.frozen = bool(control)
@@ -124,7 +124,7 @@ def run_others(
     points: run_data.RunData,
     fit_network: Callable[[Arrays], Callable[[np.ndarray], np.ndarray]],
 ) -> dict[str, Scored]:
-    """Scores by every peer, without and with the validation set."""
+    """Returns the scores of every peer, without and with the validation set."""
     train, validation, _ = points.splits
     given = (train.pixels(), train.labels)
     clean = (validation.pixels(), validation.labels)
@@ -147,7 +147,7 @@ def run_others(
         rows[f"in-sample loss{more}"] = Scored(score, score > 0.5)
         score = disagreement(given, joined(given, extra), itself=True)
         rows[f"10 nearest{more}"] = Scored(score, score > 0.5)
-    # Without a look at the labels in question.
+    # These do not learn from the labels in question.
     score = 1 - of_labels(fit_network(clean)(given[0]), train.labels)
     rows["network of validation alone"] = Scored(score, score > 0.5)
     score = disagreement(given, clean, itself=False)
@@ -178,9 +178,9 @@ def out_of_sample(fit: Callable, given: Arrays, extra: Arrays) -> np.ndarray:
 
 
 def fit_logistic_regression(points: Arrays) -> Callable[[np.ndarray], np.ndarray]:
-    """Fits pixels; returns images -> probabilities [N, C]."""
+    """Fits a model to pixels; returns images -> probabilities [N, C]."""
     images, labels = points
-    # Of large images the principal components: their pixels take minutes a fold.
+    # Large images are reduced first, since their pixels would take minutes a fold.
     is_large = images[0].size > NUM_COMPONENTS
     reduce = [PCA(NUM_COMPONENTS, random_state=0)] if is_large else []
     model = make_pipeline(StandardScaler(), *reduce, LogisticRegression(max_iter=1000))
@@ -189,7 +189,10 @@ def fit_logistic_regression(points: Arrays) -> Callable[[np.ndarray], np.ndarray
 
 
 def network_fitter(config: ml_collections.ConfigDict, validation: Arrays) -> Callable:
-    """Returns what trains the network of `baseline`; the set is only evaluated."""
+    """Returns a function that fits the network of `baseline`.
+
+    The validation set is only evaluated.
+    """
 
     def fit(points: Arrays) -> Callable[[np.ndarray], np.ndarray]:
         return autodo_jax.optimize_dataset(
@@ -204,8 +207,8 @@ def disagreement(given: Arrays, among: Arrays, *, itself: bool) -> np.ndarray:
 
     Args:
       given: the points.
-      among: where their neighbours are.
-      itself: whether `among` begins with the points, which then do not count.
+      among: the points that may be neighbours.
+      itself: whether `among` begins with `given`; no point is its own neighbour.
     """
     flat = [points[0].reshape(len(points[0]), -1) / 255 for points in (given, among)]
     search = NearestNeighbors(n_neighbors=NUM_NEIGHBOURS + itself).fit(flat[1])
@@ -232,7 +235,7 @@ def run(data_dir: str | None, noise: str, seed: int) -> dict[str, dict[str, floa
         rows |= run_ours(configured(method))
     baseline = configured("baseline")
     points = run_data.load(baseline)
-    # The points are chosen, and their labels wrong, already.
+    # These points are chosen, and their labels changed, already.
     baseline.data.max_train_points = baseline.data.max_test_points = 0
     baseline.data.noise_ratio = 0.0
     baseline.data.allow_overlap = True
@@ -256,13 +259,13 @@ def to_table(runs: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def spread(values: list[float], sign: str = "") -> str:
-    """Mean +- sample standard deviation."""
+    """Returns mean ± sample standard deviation, or the mean of a single value."""
     text = f"{np.mean(values):{sign}.3f}"
     return f"{text} ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else text
 
 
 def main() -> None:
-    """Prints the tables and keeps the figures of each seed; goes on where it was."""
+    """Prints the tables and keeps the figures of each seed; skips seeds done before."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

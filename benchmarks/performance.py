@@ -2,8 +2,8 @@
 
     python benchmarks/performance.py
 
-Each table stands between `<!-- NAME -->` and `<!-- end -->`; the text around stays.
-Milliseconds are medians, with half the range between the quartiles behind +-.
+Each table is written between `<!-- NAME -->` and `<!-- end -->`; the text around it
+stays. Milliseconds are medians, followed by +- half the range between the quartiles.
 """
 
 import json
@@ -19,12 +19,12 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def main() -> None:
-    """Writes the page anew."""
+    """Rewrites the page."""
     PAGE.write_text(filled(PAGE.read_text()))
 
 
 def filled(text: str) -> str:
-    """Returns the page with the tables of today's results."""
+    """Returns the page with tables of the current results."""
 
     def table(match: re.Match) -> str:
         name = match[1]
@@ -34,7 +34,7 @@ def filled(text: str) -> str:
 
 
 def augmentation() -> str:
-    """Milliseconds of the warps, and how many times ours."""
+    """Returns milliseconds of the warps, and their ratios to ours."""
     record = _load("augment-cpu")
     rows = []
     for result in record["results"]:
@@ -53,7 +53,7 @@ def augmentation() -> str:
 
 
 def steps() -> str:
-    """Task and hypergradient step, ours and PyTorch's."""
+    """Returns times of the task and hypergradient step, ours and PyTorch's."""
     record = _load("steps-cpu")
     peak = record["peaks"]["GFLOP/s"]
     rows = []
@@ -89,7 +89,7 @@ def steps() -> str:
 
 
 def digits() -> str:
-    """Whole runs of the digits."""
+    """Returns times of whole runs of the digits."""
     record = _load("digits-cpu")
     names = {
         "cold": "`autodo`, nothing compiled before",
@@ -117,7 +117,7 @@ def digits() -> str:
 
 
 def dispatch() -> str:
-    """Milliseconds of a step by the steps a dispatch."""
+    """Returns milliseconds of a step, by the number of steps a dispatch."""
     record = _load("dispatch-cpu")
     rows = [
         [f"`{found['model']}`, {found['phase']}", *map(_spread, times.values())]
@@ -130,7 +130,7 @@ def dispatch() -> str:
 
 
 def growth() -> str:
-    """Milliseconds of a hypergradient step along each axis."""
+    """Returns milliseconds of a hypergradient step along each axis."""
     record = _load("growth-cpu")
     rows = []
     for axis, times in record["milliseconds"].items():
@@ -141,7 +141,7 @@ def growth() -> str:
 
 
 def training_seconds(measured: dict) -> float:
-    """Seconds of a run's epochs, of which those that compile count as the others."""
+    """Returns seconds of a run's epochs; those that compile count as the median."""
     return sum(
         len(found) * statistics.median(found)
         for found in (measured["plain epochs"], measured["outer epochs"])
@@ -150,7 +150,7 @@ def training_seconds(measured: dict) -> float:
 
 
 def ratios_to_baseline(runs: dict[str, list[dict]]) -> list[float]:
-    """Epochs of `autodo` with E at half of them over those of `baseline`."""
+    """Returns time of `autodo` with E at half the epochs over that of `baseline`."""
     return [
         training_seconds(half) / training_seconds(base)
         for half, base in zip(runs["half"], runs["baseline"], strict=True)

@@ -24,7 +24,7 @@ class Run:
     """A trainer at its first hypergradient step."""
 
     def __init__(self, num_points: int):
-        """Prepares random data of so many points."""
+        """Prepares random data of `num_points` train points."""
         config = default_config()
         apply_method(config, "autodo")
         config.batch_size, config.num_devices = BATCH, 1
@@ -48,7 +48,7 @@ class Run:
         return 1e3 * (time.perf_counter() - start)
 
     def bytes_per_point(self) -> float:
-        """Of Lambda, its second moments and last touches, with padding."""
+        """Returns bytes of Lambda, second moments and last touches, with padding."""
         optimizer = self.state.hyper_optimizer_state
         arrays = jax.tree.leaves(
             (self.state.tables, optimizer.nu, optimizer.last_touch)
@@ -68,7 +68,7 @@ def main() -> None:
     for round_number in range(arguments.repeats + 5):
         for number, run in runs.items():
             elapsed = run.step()
-            if round_number >= 5:  # The first ones compile and touch new memory.
+            if round_number >= 5:  # The first rounds compile and touch new memory.
                 times[number].append(elapsed)
     medians = {number: statistics.median(found) for number, found in times.items()}
     for number, run in runs.items():

@@ -1,11 +1,11 @@
-"""Task step and hypergradient step, ours and PyTorch's, of the same method.
+"""Times the task and hypergradient steps of one method, ours and PyTorch's.
 
     python benchmarks/steps.py [--json=PATH] [--repeats=9]
 
 Wide residual networks, batch 128 of 32x32, `autodo` (A, W, S) and `autodo_s`, whose A
 is off, with the data set's standard augmentation and without a policy. Both have the
 same weights, and their hypergradients are compared first, with the same draws. Then all
-four steps take turns. FLOPs are XLA's, of our compiled steps.
+four steps take turns. FLOPs are those that XLA counts in our compiled steps.
 """
 
 import functools
@@ -34,7 +34,7 @@ PLACES = [f"{who} {step}" for who in ("ours", "torch") for step in ("task", "hyp
 
 
 def configuration(method: str, depth: int, width: int) -> ml_collections.ConfigDict:
-    """CIFAR-10's own, without a policy and with a smaller network."""
+    """Returns the configuration of CIFAR-10, with a smaller network and no policy."""
     config = default_config()
     apply_method(config, method)
     config.batch_size, config.num_devices = BATCH, 1
@@ -65,20 +65,20 @@ class Pair:
                 torch.from_numpy(np.array(part.pixels().transpose(0, 3, 1, 2))),
                 torch.from_numpy(part.labels.astype(np.int64)),
             )
-            for name, part in (("train", splits.train), ("val", splits.validation))
+            for name, part in zip(("train", "validation"), splits, strict=False)
         }
 
     def taken(self, turn: int) -> tuple[Any, Any, tuple]:
-        """PyTorch's (images, index, validation batch) of a turn."""
+        """Returns PyTorch's (images, index, validation batch) of a turn."""
         points, validation = self.batches[turn % len(self.batches)]
         index, other = (
             torch.from_numpy(np.array(p.index)).long() for p in (points, validation)
         )
-        images, labels = self.data["val"]
+        images, labels = self.data["validation"]
         return self.data["train"][0][index], index, (images[other], labels[other])
 
     def programs(self) -> dict[str, Any]:
-        """The four steps, each of which goes on with the next batch when called."""
+        """Returns the four steps, each of which takes its next batch when called."""
         turns = dict.fromkeys(PLACES, 0)
 
         def next_turn(place):
@@ -105,11 +105,11 @@ class Pair:
         }
 
     def check(self) -> float:
-        """Largest difference of the two hypergradients, relative to their largest.
+        """Returns the largest difference of the two hypergradients, relative to ours.
 
-        Without the standard augmentation, whose draws differ, and with open gates: at
-        the identity every coordinate is a pixel, and rounding decides between its two
-        slopes.
+        The standard augmentation is off, since its draws differ. The gates are open,
+        since at the identity every coordinate is a pixel, where rounding decides
+        between two slopes.
         """
         objective, state, hyper = self.setup.objective, self.state, self.config.hyper
         points, validation = self.batches[0]
@@ -172,7 +172,7 @@ class Pair:
         return worst
 
     def flops(self) -> dict[str, float]:
-        """Of our compiled steps, by XLA."""
+        """Returns the FLOPs of our compiled steps, as XLA counts them."""
         ready: Any = self.setup
         points, validation = self.batches[0]
         lowered = {

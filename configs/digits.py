@@ -3,8 +3,8 @@
     python -m autodo_jax.main --config=configs/digits.py[:METHOD]
 
 1,797 scans; a quarter is the test set, 30 % of the rest the clean validation set. The
-train set is distorted: digits 5 to 9 are ten times rarer than 0 to 4 (IR 10), and 10 %
-of the labels are drawn anew (NR 0.1), which leaves about 520 points.
+train set is distorted: digits 5 to 9 are ten times rarer than 0 to 4 (IR 10), which
+leaves about 520 points, and 10 % of the labels are redrawn (NR 0.1).
 """
 
 from autodo_jax.config import apply_method, default_config
@@ -23,7 +23,7 @@ def get_config(method: str = ""):
     config.data.mean = (0.305,)
     config.data.std = (0.376,)
 
-    config.augment.policy_table = "svhn"  # digits too
+    config.augment.policy_table = "svhn"  # also digits
     config.augment.rand_magnitude = 5.0  # as for MNIST
     config.augment.crop_padding = 1
     config.augment.erase_probability = 0.0

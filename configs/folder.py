@@ -1,13 +1,13 @@
-"""Your own images: train/<class>/*, and if you have them val/<class>/*, test/<class>/*.
+"""Your own images: train/<class>/*, and optionally val/<class>/* and test/<class>/*.
 
     python -m autodo_jax.main --config=configs/folder.py[:METHOD]
         --config.data.data_dir=PATH
 
 PATH is a folder or an archive (.tar, .tar.xz, .tar.gz, .zip) of JPEG, PNG and WebP
-images of any size. val/ should be clean and as you expect the test images to be;
-without it, a fifth of train/ is the validation set. The train set is taken as it is.
-Images of 32 pixels want `--config.data.image_size='(32, 32)'
---config.augment.crop_size=0 --config.model.stem=small`.
+images of any size. val/ should be clean and resemble the test images; without it, a
+fifth of train/ is the validation set. The train set is used as it is. For images of 32
+pixels, add `--config.data.image_size='(32, 32)' --config.augment.crop_size=0
+--config.model.stem=small`.
 """
 
 from autodo_jax.config import apply_method, default_config

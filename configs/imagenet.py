@@ -3,14 +3,15 @@
     python -m autodo_jax.data.prepare imagenet --source=DIR   (once; DIR: the tar files)
     python -m autodo_jax.main --config=configs/imagenet.py[:METHOD]
 
-A fifth of the 1,281,167 train images is the validation set, the published validation
-set the test set; classes 500 to 999 are ten times rarer (IR 10), 10 % of the labels are
-drawn anew (NR 0.1). Published test errors on them: baseline 46.2 %, autodo 44.1 %.
+A fifth of the 1,281,167 train images is the validation set, and the published
+validation set is the test set. Classes 500 to 999 are ten times rarer (IR 10), and 10 %
+of the labels are redrawn (NR 0.1). Published test errors on them: baseline 46.2 %,
+autodo 44.1 %.
 
-Images are kept at 256x256 (shorter side resized, centre cut out), where the paper crops
-from the original. They are 262 GB and so are decoded as the batches need them, by Grain
-(`pip install -e '.[stream]'`) in `--config.data.num_workers` processes;
-`--config.data.max_train_points=N` takes a stratified part, docs/scale.md has the sizes.
+Images are resized to 256x256 (shorter side resized, centre cut out), whereas the paper
+crops from the original. They take 262 GB, so Grain (`pip install -e '.[stream]'`)
+decodes them for each batch in `--config.data.num_workers` processes.
+`--config.data.max_train_points=N` takes a stratified part; docs/scale.md has the sizes.
 """
 
 from autodo_jax.config import apply_method, default_config

@@ -4,8 +4,8 @@
     python -m autodo_jax.main --config=configs/mnist.py[:METHOD]
 
 48,000 train and 12,000 validation points of the 60,000, stratified; digits 5 to 9 are
-ten times rarer (IR 10), 10 % of the labels are drawn anew (NR 0.1). No policy of Fast
-AutoAugment or DADA was searched on MNIST; theirs for SVHN, digits too, is taken.
+ten times rarer (IR 10), and 10 % of the labels are redrawn (NR 0.1). Fast AutoAugment
+and DADA have no policies for MNIST, so theirs for SVHN, also digits, are used.
 """
 
 from autodo_jax.config import apply_method, default_config

@@ -4,9 +4,9 @@
     python -m autodo_jax.main --config=configs/svhn.py[:METHOD]
 
 50,000 train and 23,257 validation points of the 73,257, stratified; digits 5 to 9 are a
-hundred times rarer (IR 100), 10 % of the labels are drawn anew (NR 0.1). Published test
-errors on them: baseline 20.0 %, autodo 6.3 %. `--config.data.extra=True` adds the extra
-set's 531,131 points.
+hundred times rarer (IR 100), and 10 % of the labels are redrawn (NR 0.1). Published
+test errors on them: baseline 20.0 %, autodo 6.3 %. `--config.data.extra=True` adds the
+extra set's 531,131 points.
 """
 
 from autodo_jax.config import apply_method, default_config

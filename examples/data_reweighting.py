@@ -8,7 +8,7 @@ Inner loss, softmax regression theta on noisy training digits with weights w(lam
     w(lam) = softplus(lam) / ln 2        so that lam = 0 gives weight 1
 
 Outer loss: the unweighted cross-entropy on a clean validation set. The clean points are
-worth something by themselves, so they are also given to the two models compared with.
+useful by themselves, so two of the models for comparison are trained on them too.
 
     python examples/data_reweighting.py      # about 6 s on 2 CPU cores
 
@@ -102,7 +102,7 @@ def zeros():
 
 
 def make_data(seed, noise):
-    """Train (noisy), validation and test; and which training labels are wrong."""
+    """Returns noisy train points, validation and test points, and the wrong labels."""
     x, y = load_digits(return_X_y=True)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(y))

@@ -5,9 +5,9 @@ Inner loss, softmax regression theta on one synthetic image s_k per class k:
     L_t(theta, s) = 1/10 sum_k CE(theta; s_k, k) + decay/2 |theta|^2
 
 Outer loss: the mean cross-entropy of theta*(s) on the 1,000 real training images. The
-synthetic images start as real ones. Compared with training on those ten real images, on
-the ten class means and on all 1,000 images, each at the best of four decays on the test
-set, in their favour.
+synthetic images start as real ones. For comparison, models are trained on those ten
+real images, on the ten class means and on all 1,000 images. Each of these uses the best
+of four decays on the test set, which favours them.
 
     python examples/dataset_distillation.py      # about 6 s on 2 CPU cores
 

@@ -1,8 +1,8 @@
-"""An equilibrium model: what it computes is the fixed point of its own layer.
+"""An equilibrium model, whose output is the fixed point of its own layer.
 
-Twelve cells stand in a ring and each sees the one before it. One cell, at random, is
-shown a digit (0 to 3, an 8 x 8 image), the others nothing; every cell is to name it.
-The states z_i of the cells are the fixed point of
+Twelve cells form a ring, and each sees the one before it. One random cell is shown a
+digit (0 to 3, an 8 x 8 image), the others nothing, and every cell has to name it. The
+states z_i of the cells are the fixed point of
 
     z_i = tanh(W z_(i-1) + U x_i + b)
 
@@ -10,9 +10,9 @@ There is exactly one, because the rows of W are kept at an absolute sum of at mo
 
 Optimality: `F(z, lam) = z - tanh(...) = 0` with lam = (W, U, b, C, d). Outer loss: the
 cross-entropy of softmax(C z_i + d), mean over cells, which depends on lam through z and
-directly. F is not a gradient and its Jacobian not symmetric: `hypergrad_root` solves
-the transposed system. Compared with the same model stopped after K applications of the
-layer and trained through them.
+directly. F is not a gradient and its Jacobian is not symmetric, so `hypergrad_root`
+solves the transposed system. For comparison, the same model is stopped after K
+applications of the layer and trained through them.
 
     python examples/equilibrium.py      # about 12 s on 2 CPU cores
 
@@ -119,7 +119,7 @@ def make_data(seed):
 
 
 def train(seed, gradient, num_times, num_steps):
-    """Test accuracy, and the parameters with a batch to check the gradient on."""
+    """Returns the test accuracy, and what `gradient_error` takes."""
     rng, (images, labels), test = make_data(seed)
     lam = init(jax.random.key(seed))
     state = OPTIMIZER.init(lam)
@@ -131,7 +131,7 @@ def train(seed, gradient, num_times, num_steps):
 
 
 def gradient_error(lam, x, y):
-    """Implicit gradient against the one through many iterations, in float64."""
+    """Compares the implicit gradient with that of many iterations, in float64."""
     with jax.enable_x64(True):
         lam, x = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), (lam, x))
         implicit = jax.jit(implicit_gradient, static_argnums=3)(lam, x, y, 400)

@@ -1,4 +1,4 @@
-"""A start phi to adapt from, learned by implicit MAML on few-shot digits.
+"""A starting point phi for adaptation, learned by implicit MAML on few-shot digits.
 
 Inner loss of a task with support set S, a proximal problem around the start:
 
@@ -10,11 +10,11 @@ the same task. `hypergrad` is mapped over the tasks of a batch with `jax.vmap`.
 A class is a digit in one of four rotations; a task has five classes with one support
 image each. Test tasks never use an image of the meta-training, and come in two kinds:
 the same 40 classes ("new images"), and the 40 of mirrored digits ("new classes", though
-0, 1 and 8 look much like their mirror images). Compared with adapting from a random
-start, and from a network trained to tell the 40 classes apart, with a new last layer
-("pooled"); both at the best of five c on the test tasks, in their favour. It takes many
-classes: learned on the digits 0 to 4 alone, a start was worse than a random one on the
-digits 5 to 9.
+0, 1 and 8 look much like their mirror images). For comparison, networks adapt from a
+random start, and from a network trained to classify the 40 classes, with a new last
+layer ("pooled"). Both use the best of five c on the test tasks, which favours them.
+Many classes are needed: a start learned on the digits 0 to 4 alone was worse than a
+random one on the digits 5 to 9.
 
     python examples/imaml.py      # about 12 s on 2 CPU cores
 
@@ -123,7 +123,7 @@ def accuracy(phi, tasks, strength):
 
 @functools.partial(jax.jit, static_argnames="num_steps")
 def pretrain(fresh, x, y, num_steps=300):
-    """Pooled training: one classifier of all classes, then a new last layer."""
+    """Trains one classifier of all classes, then gives it a new last layer."""
     theta = Network(40).init(jax.random.key(0), x[:1])
     loss = lambda theta: cross_entropy(theta, x, y, num_outputs=40)  # noqa: E731
     theta = descend(loss, theta, optax.adam(3e-3), num_steps)
@@ -131,7 +131,7 @@ def pretrain(fresh, x, y, num_steps=300):
 
 
 def load_classes(rng):
-    """Per split a list of 40 arrays [points, 64], one for each digit and rotation."""
+    """Returns for each split 40 arrays [points, 64], one a digit and rotation."""
     x, y = load_digits(return_X_y=True)
     order = rng.permutation(len(y))
     x, y = (x[order] / 16).astype(np.float32).reshape(-1, 8, 8), y[order]
@@ -154,7 +154,7 @@ def load_classes(rng):
 
 
 def sample_tasks(rng, classes, num_tasks):
-    """`((x, y), (query_x, query_y))` with a leading axis of tasks."""
+    """Returns `((x, y), (query_x, query_y))` with a leading axis of tasks."""
     tasks = []
     for _ in range(num_tasks):
         rows = [

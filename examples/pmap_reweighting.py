@@ -1,7 +1,7 @@
-"""Data reweighting on four devices, with the hypergradient that one device gives.
+"""Data reweighting on four devices, with the same hypergradient as on one device.
 
-Inner loss, softmax regression theta with a weight per training point; outer loss, the
-cross-entropy on clean validation points:
+The outer loss is the cross-entropy on clean validation points. The inner loss is that
+of softmax regression theta with a weight per training point:
 
     L_t(theta, lam) = 1/N sum_i w(lam_i) CE(theta; x_i, y_i) + decay/2 |theta|^2
     w(lam) = softplus(lam) / ln 2
@@ -23,7 +23,7 @@ It prints
 
 import os
 
-# Before the first import of jax, which reads it once.
+# Set before the first import of jax, which reads it once.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 
 import functools
@@ -62,7 +62,7 @@ def outer_loss(theta, lam, x, y):
 
 
 def fit(theta, lam, data, num_steps, axis_name=None):
-    """Gradient descent; on several devices with the mean of their gradients."""
+    """Runs gradient descent, on several devices with the mean of their gradients."""
     optimizer = optax.sgd(0.5, momentum=0.9, nesterov=True)
 
     def step(_, carry):
@@ -77,7 +77,7 @@ def fit(theta, lam, data, num_steps, axis_name=None):
 
 
 def outer_step(theta, lam, state, train, valid, axis_name=None):
-    """Some inner steps, then one step of all weights on the hypergradient."""
+    """Takes some inner steps, then one step of all weights on the hypergradient."""
     theta = fit(theta, lam, train, 20, axis_name)
     grads = hypergrad(
         inner_loss,
@@ -99,14 +99,14 @@ def make_data(seed):
     order = rng.permutation(len(y))
     x, y = (x[order] / 16).astype(np.float32), y[order]
     noisy = np.where(np.arange(len(y)) < 0.4 * NUM_TRAIN, (y + 1) % 10, y)
-    index = rng.permutation(NUM_TRAIN)  # Wrong labels on every device.
+    index = rng.permutation(NUM_TRAIN)  # Spreads the wrong labels over the devices.
     valid = slice(NUM_TRAIN, NUM_TRAIN + NUM_VALID)
     test = slice(NUM_TRAIN + NUM_VALID, None)
     return (index, x[index], noisy[index]), (x[valid], y[valid]), (x[test], y[test])
 
 
 def shard(data):
-    """A leading axis of devices."""
+    """Adds a leading axis of devices."""
     return tuple(a.reshape(NUM_DEVICES, -1, *a.shape[1:]) for a in data)
 
 

@@ -39,7 +39,7 @@ def outer_loss(w, lam, x, y):
 
 
 def fit(lam, x, y):
-    """The minimizer of the inner loss, in closed form."""
+    """Returns the minimizer of the inner loss, in closed form."""
     return jnp.linalg.solve(x.T @ x / len(y) + jnp.diag(jnp.exp(lam)), x.T @ y / len(y))
 
 
@@ -101,7 +101,7 @@ def run(seed, outer_steps):
 
 
 def main(num_seeds=5, outer_steps=100):
-    # In float64, since the gradients that are compared vanish towards the end.
+    # The gradients that are compared vanish towards the end, so float64 is needed.
     with jax.enable_x64(True):
         runs = [run(seed, outer_steps) for seed in range(num_seeds)]
     results = {name: float(np.mean([r[name] for r in runs])) for name in runs[0]}

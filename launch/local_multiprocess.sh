@@ -5,10 +5,10 @@
 # Needs: the package installed; run from the root of the checkout. As many GPUs as
 # processes, or none in use (JAX_PLATFORMS=cpu).
 # Example: launch/local_multiprocess.sh 2 --config=configs/digits.py
-# Leaves behind: what a run of one process does. Exit status: that of the process that
-# fails first; it is named, and the others are ended with it. SIGTERM or Ctrl-C lets all
-# save their state and end with 143, a second one kills them.
-grace=${GRACE:-10} # seconds in which the others may end by themselves
+# Leaves behind: the workdir of the run. Exit status: that of the first process that
+# fails; the script names it and ends the others. On SIGTERM or Ctrl-C all processes
+# save their state and end with 143; a second signal kills them.
+grace=${GRACE:-10} # seconds for the others to end by themselves
 
 case $1 in
 '' | 0* | *[!0-9]*)
@@ -25,13 +25,13 @@ with socket.socket() as free:
 
 pids=() stopped= status=0 deadline=
 stop() {
-    # JAX catches SIGTERM where several processes run, SIGINT it does not.
+    # With several processes, JAX catches SIGTERM but not SIGINT.
     kill "${stopped:--TERM}" "${pids[@]}" 2>/dev/null
     stopped=-KILL
 }
 trap stop TERM INT
 for ((i = 0; i < count; i++)); do
-    # The first process reports; whatever the others say is no part of the output.
+    # Only the first process reports; output of the others goes to stderr.
     if ((i)); then exec 3>&2; else exec 3>&1; fi
     JAX_CUDA_VISIBLE_DEVICES=$i JAX_ROCM_VISIBLE_DEVICES=$i \
         python -m autodo_jax.main "$@" --coordinator="127.0.0.1:$port" \
@@ -48,14 +48,14 @@ while ((${#pids[@]})); do
         wait "${pids[i]}"
         ended=$?
         unset "pids[i]"
-        # One that was killed has the higher status than those that lost it.
+        # A killed process has a higher status than those that lost it.
         if ((ended > worst)); then worst=$ended number=$i; fi
     done
     if ((worst && !status)); then
         status=$worst deadline=$((SECONDS + grace))
-        advice="the same command goes on from the last checkpoint"
+        advice="the same command continues from the last checkpoint"
         if ((status == 2)); then advice="the command cannot be run as it is given"; fi
-        # 143 after a signal is as asked; each process has said where it stopped.
+        # 143 after a signal is expected; each process has reported where it stopped.
         [ "$stopped$status" = -KILL143 ] ||
             echo "local_multiprocess: process $number ended with status $status," \
                 "ending the others; $advice" >&4

@@ -2,8 +2,8 @@
 # A grid of runs as a SLURM job array, one share of the grid for each task.
 #
 # Needs: the package installed in the environment that is active at submission; submit
-# from the root of the checkout. Finished runs are skipped, so submitting again fills up
-# what was cut off.
+# from the root of the checkout. Finished runs are skipped, so submitting again
+# completes those that were cut off.
 # Example: sbatch --array=0-15 launch/slurm_array.sh --config=configs/cifar10.py \
 #              --distortions=1-0,10-0,1-0.1,10-0.1 --seeds=0,1,2
 # Leaves behind: runs/<config>/<IR-NR>/<method>-seed<k>, and a log for each task.

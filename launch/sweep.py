@@ -6,7 +6,7 @@ Leaves behind: a workdir for each run in runs/<config>/, which
 `python -m autodo_jax.report runs/<config>` turns into a table. Each method that learns
 also runs frozen, as its control, unless --nofrozen. Further flags of the form
 --config.field=value go to every run. Exit status: that of the first run that fails.
-After SIGTERM or Ctrl-C the run saves its state, and the grid ends.
+On SIGTERM or Ctrl-C the current run saves its state, and the grid ends.
 
 --distortions=10-0.1,1-0   IR-NR pairs instead of the config's own, a folder for each
 --ablations                the paper's ablations of `autodo` instead of the methods
@@ -29,8 +29,8 @@ from absl import flags
 from autodo_jax import config as config_lib
 from autodo_jax.workdir import files
 
-# What the paper varies (Sec. 5.2, Fig. 5 and 7, Tables 5 and 6) and the choices it
-# makes in Sec. 3.2, 4.2 and App. A, each against `autodo` as configured.
+# The paper's ablations (Sec. 5.2, Fig. 5 and 7, Tables 5 and 6), and its choices in
+# Sec. 3.2, 4.2 and App. A, each compared with `autodo` as configured.
 ABLATIONS = {
     "outer-test": ["data.outer_set=test"],
     "outer-train": ["data.outer_set=train"],
@@ -45,7 +45,7 @@ ABLATIONS = {
 
 
 class Run(NamedTuple):
-    """What one run of a grid changes of the experiment file."""
+    """A run of the grid, by its changes to the experiment file."""
 
     method: str
     seed: str
@@ -54,7 +54,7 @@ class Run(NamedTuple):
     variant: str = ""  # a key of ABLATIONS
 
     def workdir(self, root: str) -> pathlib.Path:
-        """Returns where the run is, below `root`."""
+        """Returns the workdir of the run, below `root`."""
         frozen = "-frozen" if self.frozen else ""
         name = f"{self.method}{frozen}-seed{self.seed}"
         return pathlib.Path(root, self.distortion, self.variant, name)
@@ -78,7 +78,7 @@ class Run(NamedTuple):
 
 
 def table_runs(methods: Sequence[str], *, frozen: bool, **labels) -> Iterator[Run]:
-    """Yields each method; before those that learn their control, for their report."""
+    """Yields each method, after its frozen control, which its report needs."""
     for method in methods:
         known = config_lib.METHODS.get(method)
         if frozen and known and config_lib.has_hyperparams(known):
@@ -87,7 +87,7 @@ def table_runs(methods: Sequence[str], *, frozen: bool, **labels) -> Iterator[Ru
 
 
 def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Runs a command to its end, also when told to stop; returns its exit status."""
+    """Runs a command to its end, even when told to stop; returns its exit status."""
     process = subprocess.Popen(command, env=environment)
     handlers = {
         signal.SIGTERM: lambda *_: process.terminate(),
@@ -101,7 +101,7 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
-    return status if status >= 0 else 128 - status  # as a shell has it
+    return status if status >= 0 else 128 - status  # as in a shell
 
 
 def define_flags() -> flags.FlagValues:
@@ -113,7 +113,7 @@ def define_flags() -> flags.FlagValues:
     for name, default, text in (
         ("methods", list(config_lib.METHODS), "Methods to run."),
         ("seeds", ["0"], "Seeds to run."),
-        ("distortions", [""], "IR-NR pairs, as 10-0.1."),
+        ("distortions", [""], "IR-NR pairs, such as 10-0.1."),
     ):
         flags.DEFINE_list(name, default, text, flag_values=values)
     flags.DEFINE_bool("frozen", True, "Run the frozen controls.", flag_values=values)
@@ -148,7 +148,8 @@ def main(argv: Sequence[str]) -> int:
     for distortion in values.distortions:
         if distortion and distortion.count("-") != 1:
             print(
-                f"sweep: {distortion!r} is not an IR-NR pair as 10-0.1", file=sys.stderr
+                f"sweep: {distortion!r} is not an IR-NR pair such as 10-0.1",
+                file=sys.stderr,
             )
             return 2
     root = values.root or f"runs/{pathlib.Path(values.config).stem}"

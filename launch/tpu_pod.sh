@@ -4,7 +4,7 @@
 # Needs: gcloud with a default project and zone; on each worker the checkout in
 # ~/autodo_jax, installed with '.[tpu]', and a folder that all workers see for --workdir.
 # Example: launch/tpu_pod.sh NAME --config=configs/imagenet.py --workdir=SHARED/imagenet
-# Leaves behind: the workdir. The same command goes on from the last checkpoint.
+# Leaves behind: the workdir. The same command continues from the last checkpoint.
 if [ $# -lt 2 ]; then
     echo "usage: launch/tpu_pod.sh NAME --config=FILE --workdir=DIR ..." >&2
     exit 2

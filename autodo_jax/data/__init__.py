@@ -1,1 +1,1 @@
-"""Data sets in memory, their split, their distortions and their batches."""
+"""Data sets: their sources, checks, splits, distortions and batches."""

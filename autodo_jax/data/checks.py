@@ -1,4 +1,4 @@
-"""Checks of the points of every source, made once, before training."""
+"""Checks of the points of a source, made once before training."""
 
 import collections
 import hashlib
@@ -18,19 +18,19 @@ def check(parts: SourceSplits, *, channels: int, allow_overlap: bool = False) ->
     Args:
       parts: as loaded.
       channels: of the images.
-      allow_overlap: whether images of the train set may be in a validation set that the
-        source has of its own. What is split from the train set is not looked at, nor
-        are images that are not in memory.
+      allow_overlap: whether the source's own validation set may have images of the
+        train set. Neither a validation set that is split from the train set nor images
+        that are not in memory are checked for this.
 
     Raises:
-      DataError: no points; images that are not uint8 [N, H, W, channels], or of another
-        size than those of the train set; labels that are not integers in 0..C-1, one
-        for each image; ids that are not unique; a class without a train point; a
-        validation image that is a train image too.
+      DataError: no points; images that are not uint8 [N, H, W, channels], or differ in
+        size from the train set; labels that are not integers in 0..C-1, one for each
+        image; ids that are not unique; a class without a train point; a validation
+        image that is also a train image.
     """
     named = {"train": parts.train, "validation": parts.validation, "test": parts.test}
     for name, part in named.items():
-        # A run may do without a test set.
+        # The test set may be empty.
         if part is not None and (name != "test" or len(part.labels)):
             _check_part(name, part, channels)
             names = str(part.ids[0]), str(parts.train.ids[0])
@@ -42,7 +42,7 @@ def check(parts: SourceSplits, *, channels: int, allow_overlap: bool = False) ->
 
 
 def check_classes(name: str, part: Dataset, *advice: str) -> None:
-    """Raises DataError where a class has no point; `advice` says how to mend it."""
+    """Raises DataError with `advice` if a class has no point."""
     counts = np.bincount(part.labels, minlength=len(part.class_names))
     missing = [part.class_names[label] for label in np.flatnonzero(counts == 0)]
     if missing:
@@ -64,19 +64,19 @@ def _check_part(name: str, part: Dataset, channels: int) -> None:
     if images.dtype != np.uint8:
         raise DataError(
             f"the {name} images are {images.dtype}, expected uint8 in 0..255",
-            "convert them, as by np.round(255 * images).astype(np.uint8)",
+            "convert them, for example by np.round(255 * images).astype(np.uint8)",
         )
     if shape[-1] != channels:
         raise DataError(
             f"the {name} images have {shape[-1]} channels, config.data.mean and "
-            f"config.data.std are of {channels}",
-            "pass one number a channel",
+            f"config.data.std have {channels}",
+            "pass one number for each channel",
         )
     for what, values in (("labels", labels), ("ids", ids)):
         if values.shape != shape[:1]:
             raise DataError(
                 f"there are {what} of shape {values.shape} for {shape[0]} {name} "
-                f"images, expected one for each, [{shape[0]}]"
+                f"images, expected [{shape[0]}], one for each image"
             )
     if not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"the {name} labels are {labels.dtype}, expected integers")
@@ -96,7 +96,7 @@ def _check_part(name: str, part: Dataset, channels: int) -> None:
 def _check_overlap(train: Dataset, validation: Dataset) -> None:
     parts = (train, validation)
     if any(isinstance(part.images, LazyImages) for part in parts):
-        return  # To read all of what is streamed would take too long.
+        return  # Reading all streamed images would take too long.
     known = dict(_digests(train))
     both = [
         (known[digest], name)
@@ -107,7 +107,7 @@ def _check_overlap(train: Dataset, validation: Dataset) -> None:
         raise DataError(
             f"{len(both)} of {len(validation.ids)} validation images are in the train "
             f"set too, {both[0][1]} as {both[0][0]}",
-            "move them out of one",
+            "move them out of one of the sets",
             "pass <config.data.allow_overlap=True>",
         )
 

@@ -1,4 +1,4 @@
-"""What a source of data returns.
+"""Data sets as a source returns them.
 
 Images are uint8 [N, H, W, C]; labels int32 [N] in 0..C-1.
 """
@@ -11,9 +11,9 @@ from autodo_jax.data.images.lazy import LazyImages
 
 
 class Dataset(NamedTuple):
-    """Images with labels; `ids` tells the points apart across formats and machines."""
+    """Images with labels; `ids` identify the points across formats and machines."""
 
-    images: np.ndarray | LazyImages  # uint8 [N, H, W, C]; lazy: data.stream
+    images: np.ndarray | LazyImages  # uint8 [N, H, W, C]; lazy for data.stream
     labels: np.ndarray  # int32 [N]
     ids: np.ndarray  # str [N]
     class_names: tuple[str, ...]
@@ -40,7 +40,7 @@ class Dataset(NamedTuple):
 
 
 class SourceSplits(NamedTuple):
-    """A source's own division; the split takes what is missing from `train`."""
+    """The parts that a source has; the others are split from `train`."""
 
     train: Dataset
     validation: Dataset | None = None

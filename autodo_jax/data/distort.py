@@ -8,13 +8,13 @@ from autodo_jax.data.dataset import Dataset
 def imbalance(
     dataset: Dataset, ratio: float, num_classes: int, rng: np.random.Generator
 ) -> Dataset:
-    """IR: makes the upper half of the classes rare.
+    """Makes the upper half of the classes rare (IR).
 
     Classes C/2..C-1 together keep (points of classes 0..C/2-1) / `ratio` points, spread
     over these classes as evenly as their sizes allow; a ratio of 1 changes nothing.
 
     Args:
-      dataset: points, undistorted.
+      dataset: undistorted points.
       ratio: IR >= 1.
       num_classes: C.
       rng: chooses the points that stay.
@@ -41,15 +41,15 @@ def flip_labels(
     rng: np.random.Generator,
     kind: str = "uniform",
 ) -> np.ndarray:
-    """NR: changes a share `ratio` of the labels; returns int32 [N].
+    """Returns labels, int32 [N], a share `ratio` of which is changed (NR).
 
     Args:
       labels: [N].
       ratio: NR in [0, 1].
       num_classes: C.
       rng: chooses the points, the same for each kind, and draws the labels.
-      kind: "uniform" draws anew over all C classes (Sec. 5.1), so that one in C of the
-        chosen points keeps its label; "pair" makes y to y + 1, and C - 1 to 0.
+      kind: "uniform" redraws over all C classes (Sec. 5.1), so that one in C of the
+        chosen points keeps its label; "pair" changes y to y + 1, and C - 1 to 0.
     """
     chosen = rng.permutation(len(labels))[: round(ratio * len(labels))]
     noisy = labels.copy()

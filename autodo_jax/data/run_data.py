@@ -1,4 +1,4 @@
-"""The data of a run: loaded, split and distorted by the seed of its configuration."""
+"""The data of a run: loaded, split and distorted as its configuration and seed say."""
 
 import dataclasses
 import hashlib
@@ -12,10 +12,10 @@ from autodo_jax.data.dataset import SourceSplits
 
 @dataclasses.dataclass(frozen=True)
 class RunData:
-    """Three parts and what is known of the distortions, for the evaluation only."""
+    """The three parts, and the clean labels, which only the evaluation uses."""
 
     splits: split.Splits  # the train set is distorted
-    clean_labels: np.ndarray  # [N], of the train set before labels were drawn anew
+    clean_labels: np.ndarray  # [N], of the train set before labels were changed
     num_classes: int
     is_named: bool  # the ids name files or points of a data set, not positions
 
@@ -27,7 +27,7 @@ class RunData:
     def fingerprint(self) -> str:
         """Returns a digest of the points' ids and labels, in their order.
 
-        Of points without a name the pixels count too.
+        If the points have no names, the pixels are included.
         """
         digest = hashlib.sha256()
         for part in self.splits:
@@ -49,9 +49,10 @@ def load(config: ml_collections.ConfigDict) -> RunData:
 def create(config: ml_collections.ConfigDict, parts: SourceSplits) -> RunData:
     """Splits and distorts points as configured.
 
-    Lambda is learned from a clean validation set of its own. The ablations of the paper
-    learn it from the test set (`data.outer_set` "test", Table 5), or train on all
-    points, distorted, and draw the validation batches from them too ("train", Table 6).
+    Lambda is learned from a clean, separate validation set. In ablations of the paper,
+    it is learned from the test set instead (`data.outer_set` "test", Table 5), or all
+    points are distorted train points, and validation batches are drawn from them too
+    ("train", Table 6).
 
     Raises:
       DataError: points that cannot be used; a class with too few.

@@ -12,7 +12,7 @@ from autodo_jax.errors import DataError
 
 
 class Splits(NamedTuple):
-    """Three data sets; disjoint, but for ablations of the validation set."""
+    """Three data sets, disjoint except in ablations of the validation set."""
 
     train: Dataset
     validation: Dataset
@@ -26,11 +26,11 @@ def stratified(
 
     Args:
       labels: [N].
-      size: of the second part: a share of the points below 1, else their number.
+      size: of the second part: a share of the points if below 1, else their number.
       seed: of the shuffle; same seed, same parts.
 
     Returns:
-      Indices of the first and of the second part, each in rising order.
+      Indices of the first and of the second part, each in ascending order.
 
     Raises:
       DataError: a class with too few points to be in both parts.
@@ -63,7 +63,7 @@ def subset(
     """
     if not 0 < data[limit] < len(labels):
         return np.arange(len(labels))
-    # Unlike train_test_split it does not ask that the rest has points of each class.
+    # train_test_split would require that the rest has points of each class too.
     chosen = resample(
         np.arange(len(labels)),
         replace=False,
@@ -85,12 +85,12 @@ def subset(
 def stratified_split(
     parts: SourceSplits, *, test_size: float, validation_size: float, seed: int
 ) -> Splits:
-    """Takes what a source lacks from its train part: test set, then validation set.
+    """Splits the parts that a source lacks from its train part, the test set first.
 
     Args:
       parts: as loaded.
-      test_size: of all points; a share below 1, else a number.
-      validation_size: of the points that are not in the test set, likewise.
+      test_size: a share of all points if below 1, else their number.
+      validation_size: likewise, of the points that are not in the test set.
       seed: of the shuffles.
 
     Raises:

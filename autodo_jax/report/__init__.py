@@ -1,1 +1,1 @@
-"""Tables over finished runs; reads workdirs only."""
+"""Tables and pages about runs, made from their workdirs alone."""

@@ -1,9 +1,9 @@
 """python -m autodo_jax.report DIR [DIR ...] [--format=text|markdown|csv|latex]
 
-Prints a table over the finished runs below the folders: mean +- standard deviation over
-seeds, each learned row beside its frozen control. Writes report.html in the workdir of
-each run, finished or under way, where it is not newer than the run; and, for several
-runs below one folder, comparison.html there.
+Prints a table of the finished runs below the folders: mean +- standard deviation over
+seeds, with the frozen control next to each learned row. Writes report.html to the
+workdir of each run, finished or not, unless it is newer than the run. If one folder has
+several finished runs, comparison.html is written to it.
 """
 
 import argparse
@@ -35,21 +35,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folders", nargs="+", type=pathlib.Path, metavar="DIR")
     parser.add_argument("--format", choices=_FORMATS, default="text")
     parser.add_argument(
-        "--comparison", type=pathlib.Path, metavar="FILE", help="where to write it"
+        "--comparison", type=pathlib.Path, metavar="FILE", help="page that compares"
     )
     parser.add_argument(
         "--no-html", action="store_true", help="only the table, no pages"
     )
     arguments = parser.parse_args(argv)
     if arguments.no_html and arguments.comparison:
-        parser.error("--comparison is a page, and --no-html writes none")
+        parser.error("--comparison writes a page, but --no-html writes none")
     try:
         found = runs.find(arguments.folders)
         finished = [run for run in found if run.result is not None]
         if finished:
             print(_FORMATS[arguments.format](table.rows(finished)))
         else:
-            print("no run is finished yet: no table")
+            print("no table, since no run is finished yet")
         if not arguments.no_html:
             _write_pages(found)
             together = arguments.comparison

@@ -1,4 +1,4 @@
-"""A page that compares runs: the table over them, and their curves together."""
+"""A page that compares runs by a table and by their curves."""
 
 import collections
 import pathlib
@@ -13,7 +13,7 @@ from autodo_jax.workdir.run import Run, RunFilesError
 
 
 def write_comparison(runs: Sequence[Run], path: pathlib.Path) -> None:
-    """Writes a page of the mean and spread over seeds, and of the mean curves.
+    """Writes a page with mean and spread over seeds, and with mean curves.
 
     Args:
       runs: finished ones.
@@ -29,9 +29,9 @@ def write_comparison(runs: Sequence[Run], path: pathlib.Path) -> None:
         Section(
             "table",
             "Results",
-            "Mean ± sample standard deviation over seeds, of the last epoch. A frozen "
-            "row is the control of the learned one: the same but for Lambda, which "
-            "stays at its start.",
+            "Mean ± sample standard deviation over seeds, in the last epoch. A frozen "
+            "row is the control of the learned one: the same run with Lambda kept at "
+            "its start.",
             list(cells[0]),
             [list(cell.values()) for cell in cells],
         )
@@ -62,8 +62,8 @@ def _curves(anchor: str, name: str, rows: Sequence[table.Row]) -> Section:
     return Section(
         anchor,
         f"Curves of {name}",
-        "Means over seeds, of few rows shaded by their standard deviation. Frozen "
-        "controls are dashed.",
+        "Means over seeds. If there are few rows, their standard deviation is shaded. "
+        "Frozen controls are dashed.",
         figures=drawn,
     )
 
@@ -83,12 +83,12 @@ def _curve(row: table.Row, field: str, group: int) -> figures.Compared:
 
 
 def _values(run: Run, field: str) -> list[float]:
-    """A metric of all epochs; runs of one row have as many."""
+    """Returns a metric of all epochs, whose number is the same for runs of a row."""
     values = [record.get(field) for record in run.records()]
     numbers = [value for value in values if isinstance(value, (int, float))]
     if len(values) != run.config["epochs"] or len(numbers) < len(values):
         raise RunFilesError(
-            f"{run.path / files.METRICS} lacks {field} of some of the "
+            f"{run.path / files.METRICS} lacks {field} for some of the "
             f"{run.config['epochs']} epochs",
             "restore it from a copy",
             "repeat the run in another workdir",

@@ -1,4 +1,4 @@
-"""Figures as SVG to stand in a page: for eyes without colour vision, and for paper."""
+"""Figures as SVG for a page, readable without colour vision and on paper."""
 
 import io
 import math
@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Okabe and Ito's colours, which differ in lightness too; styles tell them apart again.
+# Okabe and Ito's colours, which also differ in lightness; line styles differ as well.
 COLORS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
 )  # fmt: skip
@@ -29,8 +29,8 @@ _OPTIONS: Any = {
     "svg.hashsalt": "autodo_jax",
 }
 _WIDTH, _HEIGHT = 5.4, 3.1  # inches
-MAX_CLASSES = 30  # rows of a figure with one a class
-MAX_NUMBERS = 20  # classes of a matrix that has its numbers written in
+MAX_CLASSES = 30  # in a figure with a row for each class
+MAX_NUMBERS = 20  # classes of a matrix that shows its numbers
 _MAX_BANDS = 6  # curves in a figure that shows their spread
 
 Curve = tuple[str, Sequence[float], Sequence[float]]  # name, epochs, values
@@ -43,15 +43,15 @@ def curves(
 
     Args:
       lines: at most four.
-      ylabel: what they are, with the unit.
-      start: the last epoch without the outer loop, which is marked.
-      log: a logarithmic axis of the values.
+      ylabel: name of the values, with the unit.
+      start: the last epoch without the outer loop, marked by a line.
+      log: whether the axis of the values is logarithmic.
     """
     figure, axes = _new()
     for (name, epochs, values), color, style in zip(
         lines, COLORS, _STYLES, strict=False
     ):
-        # A single epoch would leave no line to see.
+        # The line through a single epoch would be invisible.
         marker = "o" if len(epochs) == 1 else None
         axes.plot(epochs, values, style, color=color, label=name, marker=marker)
     if log:
@@ -79,14 +79,14 @@ class Compared(NamedTuple):
     """The curve of a row of a table."""
 
     name: str
-    group: int  # rows of a group have a colour and a marker in common
+    group: int  # rows of a group share a colour and a marker
     is_control: bool  # dashed
     mean: np.ndarray  # [epochs]
     spread: np.ndarray  # [epochs]
 
 
 def compared_curves(lines: Sequence[Compared], ylabel: str) -> str:
-    """Draws the curves of several rows; with their spread where they are few."""
+    """Draws the curves of several rows, with their spread if there are few."""
     figure, axes = _new(8.5, 4.6)
     for number, line in enumerate(lines):
         epochs = np.arange(1, len(line.mean) + 1)
@@ -116,7 +116,7 @@ def compared_curves(lines: Sequence[Compared], ylabel: str) -> str:
 
 
 def confusion(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str]) -> str:
-    """Draws a confusion matrix [C, C]: shares of each class, numbers of points."""
+    """Draws a confusion matrix [C, C], shaded by shares of each class."""
     size = len(names)
     counts = np.zeros((size, size), int)
     np.add.at(counts, (labels, predictions), 1)
@@ -136,9 +136,9 @@ def confusion(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str])
 def embedding(
     position: np.ndarray, labels: np.ndarray, is_wrong: np.ndarray, names: Sequence[str]
 ) -> str:
-    """Draws points [F, 2]: crosses are errors, names stand in the middle of a class.
+    """Draws points [F, 2], errors as crosses; names are at the medians of classes.
 
-    Of more than `MAX_CLASSES` there are no names.
+    If there are more than `MAX_CLASSES`, they are not named.
     """
     figure, axes = _new(5.4, 4.6)
     x, y = position.T
@@ -172,7 +172,7 @@ def embedding(
 def bars(
     names: Sequence[str], values: Mapping[str, Sequence[float]], xlabel: str
 ) -> str:
-    """Draws a bar for each name and series, the number beside it."""
+    """Draws a bar for each name and series, with its number."""
     height = 0.8 / len(values)
     figure, axes = _new(_WIDTH, 0.9 + len(names) * (0.14 + 0.16 * len(values)))
     for i, (series, numbers) in enumerate(values.items()):
@@ -204,7 +204,7 @@ def bars(
 
 
 def boxes(names: Sequence[str], values: Sequence[np.ndarray], xlabel: str) -> str:
-    """Draws the distribution of each name's values: quartiles, whiskers 5 to 95 %."""
+    """Draws quartiles of each name's values, with whiskers from 5 to 95 %."""
     figure, axes = _new(_WIDTH, 0.9 + 0.27 * len(names))
     axes.boxplot(
         values,
@@ -245,14 +245,14 @@ def _new(width: float = _WIDTH, height: float = _HEIGHT) -> tuple[Figure, Axes]:
 def _svg(figure: Figure) -> str:
     file = io.StringIO()
     with matplotlib.rc_context(_OPTIONS), warnings.catch_warnings():
-        # Text stays text: the browser has the fonts that Matplotlib has not.
+        # Text stays text, and the browser has the fonts that Matplotlib lacks.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
     text = file.getvalue()
     text = re.sub(
         r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S
     )
-    # Only the size of the box in the page counts.
+    # The page determines the size.
     return re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
 
 
@@ -282,7 +282,7 @@ def _number(value: float) -> str:
 
 
 def _short(name: str) -> str:
-    """A name for an axis, of what can be printed; `$` would begin a formula."""
+    """Returns a short, printable name for an axis; `$` would begin a formula."""
     name = "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
     name = name if len(name) <= 18 else f"{name[:9]}…{name[-8:]}"
     return name.replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that holds all it shows and loads nothing."""
+"""The report of a run: one self-contained HTML file, which loads nothing."""
 
 import base64
 import io
@@ -18,15 +18,15 @@ from autodo_jax.version import __version__
 from autodo_jax.workdir import files
 from autodo_jax.workdir import run as runs
 
-_BROAD = 460  # points; as wide as a figure is shown
+_BROAD = 460  # points, the width at which a page shows a figure
 
 
 def write_page(workdir: pathlib.Path) -> pathlib.Path:
-    """Writes the report of a run, finished or under way, and returns its path.
+    """Writes the report of a run, finished or not, and returns its path.
 
     Raises:
-      RunFilesError: a file of the workdir that is absent or cannot be read, or files
-        that do not fit together.
+      RunFilesError: a file of the workdir is absent or cannot be read, or the files do
+        not fit together.
       WriteError: the page cannot be written.
     """
     run = runs.read(workdir)
@@ -72,7 +72,7 @@ def _sections(run: runs.Run) -> list[Section]:
 
 
 def render(template: str, **values: Any) -> str:
-    """Returns a page; whatever is no markup of its own is escaped."""
+    """Returns a page; values that are not markup are escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("autodo_jax.report"),
         autoescape=True,
@@ -86,16 +86,16 @@ def render(template: str, **values: Any) -> str:
 
 
 class _Figures:
-    """Gives the SVGs of one page names of their own."""
+    """Keeps the ids of the SVGs in one page distinct."""
 
     def __init__(self) -> None:
         self._number = 0
 
     def markup(self, svg: str) -> markupsafe.Markup:
-        """Marks an SVG of `figures` as markup, its ids unlike those of the others.
+        """Returns an SVG of `figures` as markup, with ids that no other SVG has.
 
-        None is drawn larger than it is, and a broad one not smaller, for its numbers
-        to be read.
+        No figure is enlarged, and a broad one is not shrunk either, so that its numbers
+        stay readable.
         """
         self._number += 1
         svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\1f{self._number}-", svg)
@@ -106,7 +106,7 @@ class _Figures:
 
 
 def _image(pixels: np.ndarray) -> str:
-    """Returns uint8 [H, W, channels] as the address of an image."""
+    """Returns pixels, uint8 [H, W, channels], as a data URL of an image."""
     file = io.BytesIO()
     squeezed = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
     PIL.Image.fromarray(squeezed).save(file, "PNG")

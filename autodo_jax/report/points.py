@@ -1,4 +1,4 @@
-"""What was learned of the train points, by class and one by one."""
+"""Sections on the train points: weights, augmentation and suspects."""
 
 import collections
 
@@ -11,7 +11,7 @@ from autodo_jax.workdir.dataset_report import DatasetReport
 from autodo_jax.workdir.report_data import ReportData
 from autodo_jax.workdir.run import Run
 
-_SUSPECT = 0.5  # noise scores above it, as docs/dataset-report.md says
+_SUSPECT = 0.5  # suspects have a higher noise score, as in docs/dataset-report.md
 _FROZEN = "Lambda is kept at its start in this run"
 
 
@@ -28,7 +28,7 @@ def weights(run: Run, dataset: DatasetReport | None) -> Section:
     drawn = figures.boxes(names, [dataset.weight[m] for m in members], "weight")
     return Section(
         *section,
-        "How much the loss of a point counts, by its given label; 1 at the start "
+        "The weight of a point in the loss, by its given label; 1 at the start "
         "(dotted). Boxes are quartiles, whiskers go from 5 to 95 %.",
         figures={"weights by class": drawn},
     )
@@ -55,9 +55,9 @@ def augmentation(run: Run, dataset: DatasetReport | None) -> Section:
         drawn[label] = figures.matrix(list(values), names, np.array(means))
     return Section(
         *section,
-        "Means over the train points of each given label. Each row has its own shades, "
-        "from its smallest to its largest number. Magnitudes are in the operation's "
-        "unit: degrees of rotation, shares of the side or of full strength.",
+        "Means over the train points of each given label. Each row is shaded from its "
+        "smallest to its largest number. Magnitudes are in the operation's unit: "
+        "degrees of rotation, shares of the side or of full strength.",
         figures=drawn,
     )
 
@@ -65,19 +65,19 @@ def augmentation(run: Run, dataset: DatasetReport | None) -> Section:
 def suspects(
     run: Run, dataset: DatasetReport | None, shown: ReportData | None
 ) -> Section:
-    """Returns the points whose label is likeliest wrong."""
+    """Returns the points whose labels are most likely wrong."""
     section = ("suspects", "Suspicious labels")
     if dataset is None or shown is None:
         return Section(*section, UNFINISHED)
     is_suspect = dataset.noise_score > _SUSPECT
     cards = _cards(dataset, shown)
     text = (
-        "The noise score is the probability the network gives to all classes but the "
-        f"given one. {is_suspect.sum():,} of {len(is_suspect):,} train points have one "
-        f"above {_SUSPECT}; {files.DATASET} has all."
+        "The noise score is the probability that the network gives to all classes but "
+        f"the given one. {is_suspect.sum():,} of {len(is_suspect):,} train points have "
+        f"a score above {_SUSPECT}; {files.DATASET} lists all points."
     )
     if cards:
-        text += f" Below, the {len(cards)} with the highest scores, the worst first"
+        text += f" The {len(cards)} with the highest scores are below, worst first"
         if cards[0].augmented.size:
             kind = "its learned augmentation" if run.learns else "the augmentation"
             text += f", each with draws of {kind}"
@@ -125,7 +125,7 @@ def _cards(dataset: DatasetReport, shown: ReportData) -> list[Card]:
 
 
 def _largest_classes(dataset: DatasetReport) -> tuple[list[str], list[np.ndarray]]:
-    """Names and rows of the given labels, at most as many as a figure shows."""
+    """Returns names and rows of the largest classes, as many as a figure shows."""
     names, counts = np.unique(dataset.given_label, return_counts=True)
     chosen = np.sort(np.argsort(-counts, kind="stable")[: figures.MAX_CLASSES])
     members = [np.flatnonzero(dataset.given_label == name) for name in names[chosen]]

@@ -1,4 +1,4 @@
-"""What the trained network makes of the test set."""
+"""Sections on the predictions of the trained network for the test set."""
 
 import numpy as np
 import threadpoolctl
@@ -20,9 +20,9 @@ def confusion(shown: ReportData | None) -> Section:
     drawn = figures.confusion(
         shown.test_labels, shown.test_predictions, shown.class_names.tolist()
     )
-    text = "Of the test set. Rows are classes, shaded by the share of their points"
+    text = "Points of the test set. Each row is a class, shaded by shares of its points"
     has_numbers = len(shown.class_names) <= figures.MAX_NUMBERS
-    text += ", with the numbers of points." if has_numbers else "."
+    text += ", with their numbers." if has_numbers else "."
     return Section(
         *section,
         text,
@@ -35,22 +35,23 @@ def embedding(shown: ReportData | None) -> Section:
     section = ("embedding", "What the head sees")
     if shown is None:
         return Section(*section, UNFINISHED)
-    # Inputs beyond the range of float16 are kept as infinite.
+    # Inputs beyond the range of float16 are stored as infinite.
     is_finite = np.isfinite(shown.features).all(axis=1)
     features = shown.features[is_finite].astype(np.float32)
     if len(features) < _MIN_POINTS or np.sum(np.ptp(features, axis=0) > 0) < 2:
-        return Section(*section, "Too few test points to draw, or all alike.")
+        text = "There are too few test points to draw, or they are all alike."
+        return Section(*section, text)
     index = shown.feature_index[is_finite]
     labels = shown.test_labels[index]
     is_wrong = labels != shown.test_predictions[index]
     position = _tsne(features)
     drawn = figures.embedding(position, labels, is_wrong, shown.class_names.tolist())
     text = (
-        f"t-SNE of the inputs of the linear head, {len(labels):,} test points. Crosses "
-        f"are the {is_wrong.sum():,} that are classified wrongly"
+        f"t-SNE of the inputs of the linear head for {len(labels):,} test points. "
+        f"Crosses mark the {is_wrong.sum():,} that are misclassified"
     )
     has_names = len(shown.class_names) <= figures.MAX_CLASSES
-    text += "; each class has its name in its middle." if has_names else "."
+    text += "; the name of each class is at its centre." if has_names else "."
     return Section(
         *section,
         text,
@@ -61,7 +62,7 @@ def embedding(shown: ReportData | None) -> Section:
 def _tsne(features: np.ndarray) -> np.ndarray:
     """Returns positions [F, 2] of points [F, D]."""
     tsne = TSNE(perplexity=min(30, (len(features) - 1) / 3), init="pca", random_state=0)
-    # Threads that wait for each other at a busy machine make seconds half a minute.
+    # On a busy machine, threads that wait for each other take half a minute.
     with threadpoolctl.threadpool_limits(1):
         return tsne.fit_transform(features)
 
@@ -75,12 +76,12 @@ def classes(run: Run, control: Run | None, shown: ReportData | None) -> Section:
     worst = np.argsort(-np.nan_to_num(errors), kind="stable")[: figures.MAX_CLASSES]
     chosen = np.sort(worst)
     values = {"this run": errors[chosen].tolist()}
-    text = "Of the test set, in percent."
+    text = "Errors on the test set, in percent."
     if control is not None and control.result is not None:
         others = np.array(control.result["class_error"])
         values[kind_of(control)] = others[chosen].tolist()
     if len(chosen) < len(errors):
-        text += f" The {len(chosen)} classes of {len(errors)} with the largest errors."
+        text += f" Only the {len(chosen)} worst classes of {len(errors)} are shown."
     names = shown.class_names[chosen].tolist()
     drawn = figures.bars(names, values, "error in %")
     return Section(*section, text, figures={"errors by class": drawn})

@@ -1,4 +1,4 @@
-"""A part of a page, before it is HTML."""
+"""Sections of a page, before they become HTML."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ UNFINISHED = "The run has not finished yet."
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """A suspect: its images and what is known of it."""
+    """A suspect: its images, labels and scores."""
 
     image: np.ndarray  # uint8 [H, W, channels]
     augmented: np.ndarray  # uint8 [R, H, W, channels]
@@ -24,11 +24,11 @@ class Card:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of a page; what it has not stays empty."""
+    """A section of a page; unused fields stay empty."""
 
     id: str
     title: str
-    text: str  # how to read it, or why there is nothing
+    text: str  # how to read the section, or why it is empty
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()  # of a table
     figures: Mapping[str, str] = dataclasses.field(default_factory=dict)  # label: SVG
@@ -36,10 +36,10 @@ class Section:
 
     @property
     def is_half(self) -> bool:
-        """True where a wide page has it beside another one."""
+        """True if a wide page shows it next to another section."""
         return self.id in ("confusion", "embedding", "classes", "weights")
 
 
 def kind_of(control: Run) -> str:
-    """Says in which way the sibling of a run differs from it."""
+    """Returns a name for the control of a run, by how it differs from the run."""
     return "frozen control" if control.config["hyper.frozen"] else "with Lambda learned"

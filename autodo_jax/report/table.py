@@ -13,7 +13,7 @@ import tabulate
 from autodo_jax import config as config_lib
 from autodo_jax.workdir.run import Run, RunFilesError
 
-# Fields of a configuration with a column of their own, or that do not tell rows apart.
+# Fields of a configuration that have a column or never distinguish rows.
 _COLUMNS = {
     "name",
     "method",
@@ -24,7 +24,7 @@ _COLUMNS = {
     "hyper.frozen",
 }
 _NO_VARIANT = _COLUMNS | (config_lib.MAY_CHANGE - {"epochs"})
-# Header of each figure, and the digits shown after the point.
+# Header of each figure -> digits shown after the point.
 _FIGURES = {
     "test error %": 1,
     "rare classes %": 1,
@@ -34,13 +34,13 @@ _FIGURES = {
 
 
 class Summary(NamedTuple):
-    """Mean and sample standard deviation of a figure over seeds; NaN: not known."""
+    """Mean and sample standard deviation of a figure over seeds; NaN if unknown."""
 
     mean: float
     std: float  # NaN for a single seed
 
     def text(self, digits: int) -> str:
-        """`mean ± std`, the mean alone for a single seed, `-` for an unknown figure."""
+        """Returns `mean ± std`, `mean` for a single seed, or `-` if it is unknown."""
         if np.isnan(self.mean):
             return "-"
         spread = "" if np.isnan(self.std) else f" ± {self.std:.{digits}f}"
@@ -48,7 +48,7 @@ class Summary(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row of a table: what was run, and its figures over seeds."""
+    """A row of a table: labels and runs, and their figures over seeds."""
 
     labels: dict[str, str]  # by header
     figures: dict[str, Summary]  # by header
@@ -56,7 +56,7 @@ class Row(NamedTuple):
 
 
 def summarize(values: Sequence[float]) -> Summary:
-    """Mean and sample standard deviation of the finite values."""
+    """Returns mean and sample standard deviation of the values that are not NaN."""
     known = [value for value in values if not np.isnan(value)]
     mean = float(np.mean(known)) if known else float("nan")
     std = float(np.std(known, ddof=1)) if len(known) > 1 else float("nan")
@@ -64,19 +64,19 @@ def summarize(values: Sequence[float]) -> Summary:
 
 
 def rare_class_error(result: Mapping[str, Any]) -> float:
-    """Mean error of the upper half of the classes, those the imbalance makes rare."""
+    """Returns the mean error of the upper half of the classes, the rare ones."""
     errors = result["class_error"]
     return float(np.mean(errors[len(errors) // 2 :]))
 
 
 def rows(runs: Sequence[Run]) -> list[Row]:
-    """One row for all finished runs that differ in nothing but the seed.
+    """Returns a row for each group of finished runs that differ only in the seed.
 
     A further column names the fields of the configuration in which a row differs from
     most runs on its data set.
 
     Raises:
-      RunFilesError: a method that is unknown.
+      RunFilesError: an unknown method.
     """
     usual = _usual_values(runs)
     groups: dict[tuple, list[Run]] = collections.defaultdict(list)
@@ -101,22 +101,22 @@ def rows(runs: Sequence[Run]) -> list[Row]:
 
 
 def to_text(table: Sequence[Row]) -> str:
-    """Columns aligned by spaces."""
+    """Returns columns aligned by spaces."""
     return _tabulate(table, "plain")
 
 
 def to_markdown(table: Sequence[Row]) -> str:
-    """A Markdown table."""
+    """Returns a Markdown table."""
     return _tabulate(table, "github")
 
 
 def to_latex(table: Sequence[Row]) -> str:
-    """A LaTeX tabular; needs the package booktabs."""
+    """Returns a LaTeX tabular, which needs the package booktabs."""
     return _tabulate(table, "latex_booktabs").replace("±", r"$\pm$")
 
 
 def to_csv(table: Sequence[Row]) -> str:
-    """Comma-separated values with full precision; mean and std in their own columns."""
+    """Returns CSV with full precision; mean and std have columns of their own."""
     lines = [
         row.labels
         | {
@@ -134,7 +134,7 @@ def to_csv(table: Sequence[Row]) -> str:
 
 
 def _usual_values(runs: Sequence[Run]) -> dict[tuple, Any]:
-    """Returns the commonest value of each field, by the group of runs and the field."""
+    """Returns the most common value of each field, by group of runs and field."""
     counts: dict[tuple, collections.Counter] = collections.defaultdict(
         collections.Counter
     )
@@ -147,7 +147,7 @@ def _usual_values(runs: Sequence[Run]) -> dict[tuple, Any]:
 
 
 def _group(run: Run, name: str) -> tuple[str, ...]:
-    """Returns the data set, for a field that the method sets also the method."""
+    """Returns the data set and, for a field that the method sets, the method."""
     result = _result(run)
     is_methods = name == "augment.num_ops"
     return (result["dataset"], *([result["method"]] if is_methods else []))
@@ -196,7 +196,7 @@ def _figures(result: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def to_texts(row: Row) -> dict[str, str]:
-    """Returns what the cells of a row say, by header."""
+    """Returns header -> text of each cell of a row."""
     shown = {name: row.figures[name].text(digits) for name, digits in _FIGURES.items()}
     return row.labels | shown
 

@@ -1,4 +1,4 @@
-"""How a run went: its errors, its curves, its linear solves."""
+"""Sections on the training: errors, curves and linear solves."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,9 +13,9 @@ Records = Sequence[Mapping[str, Any]]  # lines of metrics.jsonl
 
 
 def summary(run: Run, records: Records, control: Run | None) -> Section:
-    """Returns the errors of a run beside those of its control."""
-    text = f"{_distortions(run.config)} Errors are those of the last epoch; the test "
-    text += "set chooses nothing."
+    """Returns the errors of a run and of its control."""
+    text = f"{_distortions(run.config)} Errors are those of the last epoch; nothing is "
+    text += "selected by the test set."
     if run.result is None:
         last = records[-1]
         rows = [
@@ -28,12 +28,12 @@ def summary(run: Run, records: Records, control: Run | None) -> Section:
     if control is not None and control.result is not None:
         results[kind_of(control)] = control.result
         text += (
-            " The frozen control is the same run with Lambda kept at its start: the "
-            "difference is what learning Lambda brings."
+            " The frozen control is the same run with Lambda kept at its start, so the "
+            "difference is the effect of learning Lambda."
         )
     elif run.learns:
         text += (
-            " No frozen control stands beside this run: "
+            " There is no frozen control next to this run; "
             "the same configuration with hyper.frozen=True makes one."
         )
     columns = [
@@ -46,18 +46,16 @@ def summary(run: Run, records: Records, control: Run | None) -> Section:
 
 def _distortions(config: Mapping[str, Any]) -> str:
     ratio, noise = config["data.imbalance_ratio"], config["data.noise_ratio"]
-    classes = (
-        "as the data has them" if ratio == 1 else f"made imbalanced {ratio:g} to 1"
-    )
+    classes = "as in the data" if ratio == 1 else f"made imbalanced {ratio:g} to 1"
     if not noise:
         return f"The classes are {classes}; no train labels are changed."
-    kind = {"uniform": "drawn anew", "pair": "moved to the next class"}
+    kind = {"uniform": "redrawn", "pair": "moved to the next class"}
     changed = f"{100 * noise:g} % of the train labels are"
     return f"The classes are {classes}; {changed} {kind[config['data.noise_kind']]}."
 
 
 def _figures(result: Mapping[str, Any], *, is_imbalanced: bool) -> dict[str, str]:
-    """What the summary says of a finished run, by the name of the figure."""
+    """Returns the figures of a finished run for the summary, by name."""
     rare = {"error of the rare classes": _percent(table.rare_class_error(result))}
     return {
         "test error": _percent(result["test_error"]),
@@ -92,11 +90,11 @@ def curves(run: Run, records: Records) -> Section:
     rates = {"learning_rate": "of the network"}
     if run.learns:
         rates["hyper_learning_rate"] = "of Lambda"
-    text = "Errors are shares of the points. The lower, the better, as of the losses."
+    text = "Errors are shares of the points. Lower is better, for losses too."
     if run.learns:
         text = (
-            "The train loss has weights and soft labels in it, so it may rise where "
-            "they are learned. The outer loss is that of validation batches in the "
+            "The train loss includes weights and soft labels, so it may rise while "
+            "they are learned. The outer loss is that of the validation batches in the "
             "steps that learn Lambda."
         )
     losses = {"train_loss": "train", "val_loss": "validation", "outer_loss": "outer"}
@@ -114,7 +112,7 @@ def curves(run: Run, records: Records) -> Section:
 
 
 def solver(records: Records) -> Section:
-    """Returns what the steps that learn Lambda say of their linear solves."""
+    """Returns the health of the linear solves in the steps that learn Lambda."""
     kinds = {
         "residual_norm": "residual |Ax - b| / |b|",
         "curvature": "curvature x'Ax / x'x",
@@ -135,19 +133,18 @@ def solver(records: Records) -> Section:
     return Section(
         "solver",
         "Health of the solver",
-        "The linear solve of each hypergradient (Eq. 5). A residual of 1 is that of no "
-        "solve at all, 0 is exact; the few terms of a Neumann series stay near 1, and "
-        "above 1 they diverge. Curvature below 0 means a matrix A that is indefinite. "
-        "The product of step size, largest eigenvalue and T says how much of the "
-        "series is used: far below 1 the result is nearly that of the identity. Solves "
-        "that "
-        f"diverged: {int(sum(diverged)):,}.",
+        "The linear solve of each hypergradient (Eq. 5). A residual of 0 is exact, and "
+        "1 is no better than no solve. The few terms of a Neumann series stay near 1; "
+        "above 1 they diverge. Curvature below 0 means that the matrix A is "
+        "indefinite. The product of step size, largest eigenvalue and T shows how much "
+        "of the series is used: far below 1, the result is nearly that of the "
+        f"identity. Solves that diverged: {int(sum(diverged)):,}.",
         figures=drawn,
     )
 
 
 def _values(records: Records, field: str) -> tuple[list[int], list[float]]:
-    """Epochs that have a metric, and its finite values; rates of 0 are none."""
+    """Returns the epochs with a finite metric, and its values, without rates of 0."""
     pairs = [
         (record["epoch"], record[field])
         for record in records

@@ -1,9 +1,9 @@
-"""A run's suspects as the label issues of cleanlab.
+"""Hands the suspects of a run to cleanlab as label issues.
 
     python examples/recipes/hand_to_cleanlab.py runs/digits/autodo-seed0
 
-cleanlab trains any scikit-learn model without the label issues it is given, and prints
-its summary of them. Needs cleanlab (`pip install cleanlab`).
+cleanlab trains any scikit-learn model without the label issues that it is given, and
+prints its own summary of classes. Needs cleanlab (`pip install cleanlab`).
 """
 
 import pathlib

@@ -1,10 +1,10 @@
-"""A plain model on what a run has learned: weights and soft labels of dataset.csv.
+"""Trains a plain model with the weights and soft labels that a run has learned.
 
     python examples/recipes/retrain_sklearn.py runs/digits/autodo-seed0 [WORKDIR ...]
 
-Logistic regression on pixels. With what the run has learned each train point counts by
-its weight, shared by the labels that it may have. Beside it the same model on the given
-labels, and both with the clean validation set added, which the run has seen.
+Logistic regression on pixels. Each train point of dataset.csv counts with its weight,
+divided among its soft labels. For comparison, the same model is trained on the given
+labels, and both with the clean validation set added, which the run has used.
 
 It prints the test error in %, mean +- standard deviation over the workdirs.
 """
@@ -25,7 +25,7 @@ from autodo_jax.workdir.run import load_config
 
 
 class Points(NamedTuple):
-    """What a model is trained on."""
+    """The training data of a model."""
 
     images: np.ndarray  # uint8 [N, H, W, channels]
     weights: np.ndarray  # [N]
@@ -37,7 +37,7 @@ Fit = Callable[[Points], Callable[[np.ndarray], np.ndarray]]
 
 def fit(points: Points) -> Callable[[np.ndarray], np.ndarray]:
     """Returns images -> predicted classes."""
-    # scikit-learn takes one label a point: a point with two is there twice.
+    # scikit-learn takes one label a point, so a point with two labels is repeated.
     row, label = np.nonzero(points.soft_labels)
     weights = points.weights[row] * points.soft_labels[row, label]
     pixels = points.images.reshape(len(points.images), -1)
@@ -47,9 +47,9 @@ def fit(points: Points) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def compare(workdir: pathlib.Path, fit: Fit) -> dict[str, float]:
-    """Returns the test error in % of a model by what it is trained on."""
+    """Returns training data -> test error in % of a model."""
     config = load_config(workdir)
-    points = run_data.load(config)  # As the run has seen them.
+    points = run_data.load(config)  # Split and distorted as in the run.
     train, validation, test = points.splits
     report = autodo_jax.load_dataset_report(workdir)
     one_hot = np.eye(points.num_classes)

@@ -1,9 +1,9 @@
-"""A PyTorch network on what a run has learned: weights and soft labels of dataset.csv.
+"""Trains a PyTorch network with the weights and soft labels that a run has learned.
 
     python examples/recipes/retrain_torch.py runs/digits/autodo-seed0 [WORKDIR ...]
 
-As retrain_sklearn.py, with a small convolutional network and the cross-entropy to soft
-labels, weighted: PyTorch's own loss takes both. Needs PyTorch (`pip install torch`).
+Like retrain_sklearn.py, but with a small convolutional network. Its loss is PyTorch's
+cross-entropy to soft labels, weighted. Needs PyTorch (`pip install torch`).
 """
 
 import sys
@@ -17,7 +17,7 @@ EPOCHS, BATCH_SIZE = 60, 64
 
 
 def network(channels: int, num_classes: int) -> torch.nn.Module:
-    """Three convolutions, the mean over the positions of the last, a linear head."""
+    """Returns three convolutions, average pooling to 2 x 2 and a linear head."""
     return torch.nn.Sequential(
         torch.nn.Conv2d(channels, 32, 3, padding=1),
         torch.nn.ReLU(),
@@ -32,7 +32,7 @@ def network(channels: int, num_classes: int) -> torch.nn.Module:
 
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:
-    """uint8 [N, H, W, channels] -> float [N, channels, H, W] in [0, 1]."""
+    """Converts uint8 [N, H, W, channels] to float [N, channels, H, W] in [0, 1]."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
 
 

@@ -113,7 +113,7 @@ def test_a_failing_process_ends_the_others(stub, bodies, failed, status):
         status,
         "",
         f"local_multiprocess: process {failed} ended with status {status}, ending the "
-        "others; the same command goes on from the last checkpoint\n",
+        "others; the same command continues from the last checkpoint\n",
     )
 
 

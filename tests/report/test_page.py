@@ -72,9 +72,9 @@ def test_all_sections_of_a_finished_run(tmp_path):
     assert len(found.figures["solver"]) == 5
     assert "Solves that diverged: 4." in found.text("solver")
     # Every eighth of 40 points is predicted as class 0, its own in 2 cases of 5.
-    assert "40 test points. Crosses are the 0 " in found.text("embedding")
+    assert "40 test points. Crosses mark the 0 " in found.text("embedding")
     assert len(found.figures["augmentation"]) == 2
-    assert "30 of 60 train points have one above 0.5" in found.text("suspects")
+    assert "30 of 60 train points have a score above 0.5" in found.text("suspects")
     assert "outer loop starts" in found.text("curves")
     assert found.text("classes").count("frozen control") == 1
 
@@ -109,7 +109,7 @@ def test_pages_hold_what_they_show_and_escape_names(tmp_path):
         ({"method": "autodo", "frozen": True}, "solver", "No step has learned"),
         ({"frozen": True}, "weights", "all weights are 1"),
         ({"frozen": True}, "augmentation", "kept at its start"),
-        ({}, "summary", "made imbalanced 10 to 1; 10 % of the train labels are drawn"),
+        ({}, "summary", "imbalanced 10 to 1; 10 % of the train labels are redrawn"),
         ({"noise_ratio": 0.0}, "summary", "no labels were changed"),
         ({"frozen": True}, "suspects", "each with draws of the augmentation."),
         ({"num_test": 0}, "confusion", "No test set."),
@@ -131,7 +131,7 @@ def test_what_a_run_has_not_is_said(tmp_path, given, section, text):
 def test_a_hundred_classes_are_cut_to_what_can_be_read(tmp_path):
     names = tuple(f"class {i}" for i in range(100))
     found = parsed(write_run(tmp_path / "run", class_names=names))
-    assert "The 30 classes of 100 with the largest errors" in found.text("classes")
+    assert "Only the 30 worst classes of 100 are shown." in found.text("classes")
     assert "class 99" in found.text("classes")
 
 
@@ -158,7 +158,7 @@ def replace_data(folder, **values):
         (np.vstack([np.eye(39, 5), [[np.inf] * 5]]), "39 test points"),
         (np.ones((40, 5)), "all alike"),
         (np.arange(40.0)[:, None], "all alike"),
-        (np.full((40, 5), np.nan), "Too few"),
+        (np.full((40, 5), np.nan), "too few"),
     ],
 )
 def test_inputs_of_the_head_that_cannot_be_drawn(tmp_path, features, text):
@@ -219,7 +219,7 @@ def test_the_command_writes_pages_once_and_a_comparison(tmp_path, capsys):
 def test_runs_that_are_not_finished_get_pages_but_no_table(tmp_path, capsys):
     folder = write_run(tmp_path / "run", epochs=2)
     assert cli.main([str(folder)]) == 0
-    assert capsys.readouterr().out == "no run is finished yet: no table\n"
+    assert capsys.readouterr().out == "no table, since no run is finished yet\n"
     assert (folder / "report.html").exists()
 
 
@@ -235,7 +235,7 @@ def test_a_damaged_file_is_said_in_a_line(tmp_path, capsys, name):
 @pytest.mark.parametrize(
     ("name", "change", "reason"),
     [
-        ("metrics.jsonl", lambda text: text.splitlines()[0], "lacks val_error of some"),
+        ("metrics.jsonl", lambda text: text.splitlines()[0], "val_error for some of"),
         ("metrics.jsonl", lambda text: text.replace("test_error", "x"), "test_error"),
         ("result.json", lambda text: text.replace("12.5", '"x"'), "no test_error"),
         ("result.json", lambda text: text.replace("autodo", "zzz"), "unknown method"),

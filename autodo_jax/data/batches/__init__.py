@@ -1,1 +1,1 @@
-"""Which points each step sees, and where a step gets them from."""
+"""Batches: the points of each step, read from the devices or from files."""

@@ -1,4 +1,4 @@
-"""The points of a step, and how they are taken from a data set on the devices."""
+"""The points of a step, as pixels or as rows of a data set on the devices."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 class Batch(NamedTuple):
-    """Points of one step; `index` is -1 for padding, which counts nowhere."""
+    """Points of one step; `index` is -1 for padding, which is never counted."""
 
     image: chex.Array  # uint8 [B, H, W, C], or inputs of the head [B, D]
     label: chex.Array  # int32 [B]
@@ -15,7 +15,7 @@ class Batch(NamedTuple):
 
 
 class IndexedBatch(NamedTuple):
-    """Points of one step, or of K, still to be taken from a data set on the devices."""
+    """Points of one step, or of K steps, as rows of a data set on the devices."""
 
     images: chex.Array  # uint8 [N, H, W, C], or inputs of the head [N, D]
     labels: chex.Array  # int32 [N]

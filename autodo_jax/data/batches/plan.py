@@ -1,7 +1,7 @@
-"""Which points each step of a run sees.
+"""The order in which the steps of a run see the points.
 
-The order is a function of (seed, phase, epoch) alone: nothing has to be saved to resume
-a run, and it depends neither on the number of devices nor on where the data are.
+It is a function of (seed, phase, epoch) alone. So nothing has to be saved to resume a
+run, and the order depends neither on the number of devices nor on where the data are.
 """
 
 import dataclasses
@@ -10,22 +10,23 @@ from collections.abc import Mapping
 
 import numpy as np
 
-# Streams of batches, told apart in the seed of their order.
+# Part of the seeds, so that the three orders differ.
 _TASK_STREAM, _HYPER_STREAM, _VALIDATION_STREAM = range(3)
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchPlan:
-    """The steps of a run: an epoch's phases, and the points of each of their steps.
+    """The steps of a run: the phases of each epoch, and the points of each step.
 
-    Phases are "task" (Algorithm 1, line 3) and "hyper" (line 11), then "validation" and
-    "test"; after the last epoch "train" and "test", for the result.
+    The phases of an epoch are "task" (Algorithm 1, line 3), "hyper" (line 11),
+    "validation" and "test". After the last epoch, "train" and "test" are evaluated for
+    the result.
 
     Attributes:
-      num_points: of the parts "train", "validation" and "test".
-      batch_size: B of the task and the hyper steps.
-      eval_batch_size: points a step of the other phases, at most.
-      num_devices: each step has a multiple of it.
+      num_points: of each part, "train", "validation" and "test".
+      batch_size: B, of the task and hyper steps.
+      eval_batch_size: largest number of points in a step of the other phases.
+      num_devices: the size of each step is a multiple of it.
       epochs: passes over the train set.
       start_epoch: E, epochs before the first with hyper steps; `epochs` for none.
       seed: of the order.
@@ -41,15 +42,14 @@ class BatchPlan:
 
     @property
     def num_steps(self) -> int:
-        """Task steps an epoch, and hyper steps."""
+        """Number of task steps in an epoch, and of hyper steps."""
         return self.num_points["train"] // self.batch_size
 
     def phases(self, epoch: int) -> tuple[str, ...]:
-        """Returns the phases of an epoch in their order; `epochs` comes after
-        the last.
+        """Returns the phases of an epoch in their order.
 
         Args:
-          epoch: from 0.
+          epoch: from 0; `epochs` means the evaluation after the last.
         """
         if epoch == self.epochs:
             return ("train", "test")
@@ -63,7 +63,7 @@ class BatchPlan:
         return -(-self.num_points[phase] // self._eval_size(phase))
 
     def order(self, phase: str, epoch: int) -> dict[str, np.ndarray]:
-        """Returns the points of each step, int32 [steps, B], by the part they are of.
+        """Returns part -> its points in each step, int32 [steps, B].
 
         Only evaluations pad their last step, with -1.
         """
@@ -89,11 +89,11 @@ class BatchPlan:
         )
 
 
-@functools.lru_cache(maxsize=8)  # Readers ask for single steps of it.
+@functools.lru_cache(maxsize=8)  # Readers ask for one step at a time.
 def shuffled_order(
     num_points: int, batch_size: int, num_steps: int, *, seed: tuple[int, ...]
 ) -> np.ndarray:
-    """Returns indices [num_steps, batch_size]: as many random passes as it takes.
+    """Returns indices [num_steps, batch_size] from as many random passes as needed.
 
     Each pass is a permutation cut to whole batches, so no batch holds a point twice.
     """

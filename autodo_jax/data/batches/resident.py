@@ -1,4 +1,4 @@
-"""Batches of data sets that live on the devices."""
+"""Batches of data sets that are on the devices."""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,7 +9,7 @@ from autodo_jax.data.batches.plan import BatchPlan
 
 
 class ResidentBatches:
-    """Data sets on the devices, where a step takes its points by their index."""
+    """Data sets on the devices, from which a step gathers its points by index."""
 
     def __init__(
         self,
@@ -17,16 +17,22 @@ class ResidentBatches:
         parts: Mapping[str, tuple[chex.Array, chex.Array]],
         steps_per_dispatch: int = 1,
     ):
-        """Args: the plan; images and labels of each part, on the devices; K."""
+        """Holds parts that are on the devices already.
+
+        Args:
+          plan: of the run.
+          parts: part -> images and labels.
+          steps_per_dispatch: K, training steps in one call to the devices.
+        """
         self._plan, self._parts = plan, parts
         self._steps_per_dispatch = steps_per_dispatch
 
     def batches(
         self, phase: str, epoch: int, start: int = 0
     ) -> Iterator[tuple[IndexedBatch, ...]]:
-        """Yields what each step of a phase takes, from step `start` on.
+        """Yields the points of each step of a phase, from step `start` on.
 
-        Training takes K steps at once if K > 1, the last time what is left.
+        If K > 1, training gets the points of K steps at once, and fewer at the end.
         """
         order, length = self._plan.order(phase, epoch), self._plan.length(phase)
         num_steps = self._steps_per_dispatch if phase in ("task", "hyper") else 1

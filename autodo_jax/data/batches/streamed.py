@@ -1,7 +1,7 @@
-"""Batches of data sets that do not fit the memory: read and decoded by Grain.
+"""Batches of data sets that do not fit into memory, read and decoded by Grain.
 
-All steps of a run are one sequence of random access, whose element k is the k-th batch.
-So readers run ahead through phases and epochs, and a run is resumed anywhere.
+The steps of a run form one random-access sequence, whose element k is the k-th batch.
+So readers prefetch across phases and epochs, and a run can be resumed at any step.
 """
 
 import bisect
@@ -23,16 +23,16 @@ from autodo_jax.data.batches.plan import BatchPlan
 from autodo_jax.data.dataset import Dataset
 from autodo_jax.errors import DataError
 
-_THREADS, _BUFFERED = 4, 4  # that decode batches, and batches that may lie ready
-_ON_DEVICE = 2  # batches that are sent ahead
-# Of shared memory of worker processes after a run that ended early, which is freed.
+_THREADS, _BUFFERED = 4, 4  # threads that decode batches, and batches decoded ahead
+_ON_DEVICE = 2  # batches sent ahead
+# When a run ends early, Python frees its workers' shared memory, but warns of a leak.
 _LEAK_WARNING = "ignore::UserWarning:multiprocessing.resource_tracker"
 
 
 class Share(NamedTuple):
     """The part of each batch that this process reads."""
 
-    process: int = 0  # its number
+    process: int = 0  # number of this process
     num_processes: int = 1
 
 
@@ -42,12 +42,12 @@ _WHOLE = Share()
 class BatchSource:
     """The batches of a whole run, for Grain: `source[k]` reads and decodes the k-th.
 
-    An element is a `Batch` for each part that the step takes: the images and labels of
-    this process's share, the indices of the whole batch.
+    An element has a `Batch` for each part that the step uses: images and labels of this
+    process's share, and indices of the whole batch.
     """
 
     def __init__(self, plan: BatchPlan, parts: Mapping[str, Dataset], share: Share):
-        """Args: the plan; its parts; what this process reads of each batch."""
+        """Args: the plan; its parts; the share that this process reads."""
         self._plan, self._share = plan, share
         self._points = {
             name: (part.images, part.labels) for name, part in parts.items()
@@ -99,12 +99,12 @@ class StreamedBatches:
         num_workers: int = 0,
         share: Share = _WHOLE,
     ):
-        """Opens no file yet.
+        """Prepares the readers; they open files when batches are asked for.
 
         Args:
           plan: of the run.
           parts: the data sets by their names in the plan.
-          to_device: begins to send a batch.
+          to_device: starts the transfer of a batch.
           num_workers: processes that read and decode; 0 for threads of this one.
           share: of each batch that this process reads.
 
@@ -121,10 +121,9 @@ class StreamedBatches:
     def batches(
         self, phase: str, epoch: int, start: int = 0
     ) -> Iterator[tuple[Batch, ...]]:
-        """Yields what each step of a phase takes, from step `start` on.
+        """Yields the points of each step of a phase, from step `start` on.
 
-        In the order of the plan phases follow each other without a pause; any other
-        order starts the readers again.
+        The readers run ahead in the order of the plan; any other order restarts them.
         """
         first = self._source.position(phase, epoch, start)
         for position in range(first, first + self._plan.length(phase) - start):
@@ -150,9 +149,9 @@ class StreamedBatches:
             )
         )
         if workers:
-            if not flags.FLAGS.is_parsed():  # Grain's workers copy them.
+            if not flags.FLAGS.is_parsed():  # Grain copies them to its workers.
                 flags.FLAGS.mark_as_parsed()
-            if _LEAK_WARNING not in sys.warnoptions:  # Processes started inherit them.
+            if _LEAK_WARNING not in sys.warnoptions:  # New processes inherit them.
                 sys.warnoptions.append(_LEAK_WARNING)
             options = self._grain.MultiprocessingOptions(num_workers=workers)
             batches = batches.mp_prefetch(options, _init_worker)
@@ -160,9 +159,10 @@ class StreamedBatches:
 
 
 def _init_worker(number: int, num_workers: int) -> None:
-    """Ends a worker with its run, also one that is killed.
+    """Lets a worker end when its run ends, even if that is killed, and not before.
 
-    Not before: a signal to all processes asks the run to stop, which saves its state.
+    A signal to all processes asks the run to stop. The worker ignores it, since the run
+    saves its state first.
     """
     del number, num_workers
     for signum in (signal.SIGINT, signal.SIGTERM):

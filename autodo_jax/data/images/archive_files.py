@@ -1,4 +1,4 @@
-"""Contents of files in archives, one at a time: in any order, thread and process."""
+"""Reads files of archives one at a time, in any order, thread and process."""
 
 import contextlib
 import dataclasses
@@ -17,20 +17,20 @@ from autodo_jax.errors import DataError
 _UNREADABLE = (
     OSError,
     EOFError,
-    KeyError,  # of tarfile, on a link to what the archive lacks
-    RuntimeError,  # of zipfile, on encryption and unknown compression
+    KeyError,  # from tarfile, for a link to an absent file
+    RuntimeError,  # from zipfile, for encryption and unknown compression
     lzma.LZMAError,
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
 )
-MAX_BYTES = 2**28  # of an encoded image: larger ones may be made to fill memory
-_MAX_LINKS = 40  # one after the other, as in Linux: they may lead in a circle
+MAX_BYTES = 2**28  # of an encoded image; larger ones may be crafted to fill memory
+_MAX_LINKS = 40  # followed in a row, as in Linux; links may form a loop
 
 
 @contextlib.contextmanager
 def reading(root: pathlib.Path) -> Iterator[None]:
-    """Turns errors of a reader on a damaged file into one line."""
+    """Turns errors of a reader into a DataError of one line."""
     try:
         yield
     except _UNREADABLE as error:
@@ -43,7 +43,7 @@ def contents(file: IO[bytes], name: str) -> bytes:
     """Returns the rest of a file.
 
     Raises:
-      DataError: more than MAX_BYTES.
+      DataError: it has more than MAX_BYTES.
     """
     content = file.read(MAX_BYTES + 1)
     check_bytes(len(content), name)
@@ -51,7 +51,7 @@ def contents(file: IO[bytes], name: str) -> bytes:
 
 
 def check_bytes(num_bytes: int, name: str) -> None:
-    """Raises DataError for the contents of an image that are too large to be one."""
+    """Raises DataError if the contents of an image have more than MAX_BYTES."""
     if num_bytes > MAX_BYTES:
         raise DataError(
             f"the image {name} has more than {MAX_BYTES:,} bytes",
@@ -76,7 +76,7 @@ class ZipReader:
           KeyError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error: it is absent,
             encrypted or damaged.
         """
-        # Opening and closing count references without a lock, reading has its own.
+        # zipfile counts references without a lock; its reads have a lock.
         with self._lock:
             if self._archive is None:
                 self._archive = zipfile.ZipFile(self._path)
@@ -91,7 +91,7 @@ class ZipReader:
         return ZipReader, (self._path,)
 
 
-# Offset and size of the contents of a file in bytes, or why there are none.
+# Offset and size of the contents of a file in bytes, or the reason for having none.
 Extent = tuple[int, int] | str
 
 
@@ -112,20 +112,20 @@ class TarReader:
         if isinstance(extent, str):
             raise tarfile.ReadError(extent)
         check_bytes(extent[1], f"at byte {extent[0]} of {self.path}")
-        # A handle of its own is safe in any thread and process.
+        # A handle for each read is safe in any thread and process.
         with open(self.path, "rb") as file:
             file.seek(extent[0])
             return file.read(extent[1])
 
 
 def tar_extents(members: Sequence[tarfile.TarInfo]) -> list[Extent]:
-    """Returns where the contents of each member are; links are followed.
+    """Returns the extent of each member; links are followed as by tarfile.
 
-    As tarfile does: a hard link leads to the last member of that name before it, a
-    symbolic one to the last in the archive.
+    A hard link leads to the last member of that name before the link, a symbolic one to
+    the last in the archive.
 
     Args:
-      members: all of an archive, in its order.
+      members: all members of an archive, in its order.
     """
     last: dict[str, tarfile.TarInfo] = {}
     hard: dict[int, tarfile.TarInfo | None] = {}  # header's offset -> target
@@ -155,7 +155,7 @@ def _extent(
     if file is None:
         return f"{member.name} is a link to {member.linkname!r}, which is not there"
     if not file.isreg():
-        return f"{member.name} is no file"
+        return f"{member.name} is not a file"
     if file.issparse():
         return f"{member.name} is stored as a sparse file, which cannot be streamed"
     return file.offset_data, file.size

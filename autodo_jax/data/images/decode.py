@@ -1,4 +1,4 @@
-"""From a decoded image of any kind to pixels: uint8 [H, W, C]."""
+"""Decodes images of any kind to pixels, uint8 [H, W, C]."""
 
 import contextlib
 import dataclasses
@@ -16,12 +16,12 @@ from PIL import Image, ImageOps
 
 from autodo_jax.errors import DataError
 
-MAX_PIXELS = 2**26  # of an image, 8192 x 8192: larger ones may be made to fill memory
+MAX_PIXELS = 2**26  # 8192 x 8192; larger images may be crafted to fill memory
 RESIZES = ("crop", "stretch")
 _MODES = {1: "L", 3: "RGB"}
-# Pillow's own bound is wider.
+# MAX_PIXELS is stricter than Pillow's own bound.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-_CHUNK = 256  # encoded images in memory at once, beside the decoded ones
+_CHUNK = 256  # encoded images in memory at once, besides the decoded ones
 
 
 def to_array(
@@ -33,16 +33,16 @@ def to_array(
 ) -> np.ndarray:
     """Returns the pixels of an upright, opaque image.
 
-    The orientation noted by a camera (EXIF) is applied where it can be read, 16 bits a
-    channel are scaled to 8, palettes and other colour spaces are converted, and what is
-    transparent is laid on white. Resizing is bilinear, antialiased where it shrinks.
+    The EXIF orientation is applied if it can be read, 16 bits a channel are scaled to
+    8, palettes and other colour spaces are converted, and transparency is blended with
+    white. Resizing is bilinear, antialiased where it shrinks.
 
     Args:
       image: as opened by Pillow; it need not be loaded yet.
       channels: 3 for RGB or 1 for grey.
       size: (height, width) in pixels; () keeps the image's own.
-      resize: "crop" scales the image, its aspect kept, until it just covers `size` and
-        cuts the centre out; "stretch" scales each side on its own.
+      resize: "crop" scales the image to just cover `size`, keeping its aspect ratio,
+        and cuts out the centre; "stretch" scales each side on its own.
 
     Returns:
       uint8 [H, W, channels].
@@ -71,7 +71,7 @@ def to_array(
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except (SyntaxError, struct.error):  # of the EXIF data; the image may be sound
+    except (SyntaxError, struct.error):  # Damaged EXIF data; the image may be sound.
         return image
 
 
@@ -93,7 +93,7 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """(name, contents) of an encoded image -> pixels; fields as in `to_array`."""
+    """Decodes images, given as (name, contents); fields as in `to_array`."""
 
     channels: int
     size: tuple[int, int] | tuple[()] = ()
@@ -103,7 +103,7 @@ class Decoder:
         """Returns uint8 [H, W, channels].
 
         Raises:
-          DataError: the image cannot be decoded; names it.
+          DataError: the image, which the message names, cannot be decoded.
         """
         name, content = file
         stream = io.BytesIO(content)
@@ -115,7 +115,7 @@ class Decoder:
                     size=self.size,
                     resize=self.resize,
                 )
-        # Decoders raise what they like on damaged files.
+        # Decoders raise errors of any kind for damaged files.
         except Exception as error:
             reason = str(error).replace(repr(stream), "by its content")
             raise DataError(
@@ -126,9 +126,9 @@ class Decoder:
 
     @contextlib.contextmanager
     def mapping(self) -> Iterator[Callable[..., Iterator[np.ndarray]]]:
-        """Context of a `map` for functions that decode one image."""
+        """Context that gives a `map` for functions that decode one image."""
         with futures.ThreadPoolExecutor() as pool:
-            # Threads pay for large images, as those to be resized are; not for small.
+            # Threads pay off for large images only, such as those that are resized.
             yield pool.map if self.size else map
 
 
@@ -140,7 +140,7 @@ def decoder(data: ml_collections.ConfigDict) -> Decoder:
 def decode_all(
     files: Iterable[tuple[str, bytes]], num_files: int, decoder: Decoder
 ) -> np.ndarray:
-    """Returns the pixels of encoded images, which end up with the same size.
+    """Returns the pixels of encoded images, which must be of one size when decoded.
 
     Args:
       files: names, for messages, and contents; read as they are needed.

@@ -1,6 +1,6 @@
 """Images that stay on the disk until they are asked for (`config.data.stream`).
 
-Pixels are those of the resident array: the same files go through the same decoder.
+The pixels equal those of the resident array, since the decoder is the same.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class LazyImages:
     decoder: Decoder
     rows: np.ndarray  # int [N], positions in `source`
     image_shape: tuple[int, int, int]  # (H, W, C)
-    first: str  # the image that set it, for messages
+    first: str  # name of the image with this shape, for messages
 
     @classmethod
     def of(cls, source: Source, decoder: Decoder) -> "LazyImages":
@@ -85,10 +85,10 @@ class LazyImages:
     def __getitem__(
         self, index: int | np.integer | np.ndarray | slice
     ) -> "np.ndarray | LazyImages":
-        """Decodes an image for an integer: [H, W, C]; else returns rows, undecoded.
+        """Returns a decoded image [H, W, C] for an integer, else rows, not decoded.
 
         Args:
-          index: an integer, or what takes rows of a numpy array [N].
+          index: an integer, or an index that selects rows of a numpy array [N].
         """
         rows = np.asarray(self.rows[index])
         if rows.ndim > 1:
@@ -111,7 +111,7 @@ class LazyImages:
         return pixels
 
     def join(self, other: "LazyImages") -> "LazyImages":
-        """Returns these images, then those of `other`, which is resized likewise.
+        """Returns these images, then those of `other`, which has the same decoder.
 
         Raises:
           DataError: those of `other` have another size.
@@ -128,8 +128,10 @@ class LazyImages:
         return image
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> NoReturn:
-        # numpy and JAX would decode one image after the other, all of them.
-        raise TypeError("streamed images are no array; use decode(index) for a batch")
+        # numpy and JAX would decode all images, one after the other.
+        raise TypeError(
+            "streamed images are not an array; use decode(index) for a batch"
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -150,7 +152,7 @@ class _Chain:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Files:
-    """Images of a folder or an archive: a `Source`."""
+    """Source of the images of a folder or an archive."""
 
     root: pathlib.Path
     names: Sequence[str]

@@ -1,1 +1,1 @@
-"""Original archives of public data sets, turned into what `sources.tfds` reads."""
+"""Converts the original archives of public data sets for `sources.tfds`."""

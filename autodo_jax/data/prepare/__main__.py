@@ -1,10 +1,10 @@
-"""Turns the original archives of a data set into what `data.sources.tfds` reads.
+"""Converts the original archives of a data set for `data.sources.tfds`.
 
     python -m autodo_jax.data.prepare cifar10 --source=DIR [--data_dir=DIR]
 
-Get the archives from the home page of the data set. They become TFDS's own format
-(array_record), readable by `tfds.data_source` as if TFDS had prepared them; neither
-TensorFlow nor a network is needed.
+Get the archives from the home page of the data set. They are converted to TFDS's own
+format (array_record), which `tfds.data_source` reads as if TFDS had prepared them.
+Neither TensorFlow nor a network is needed.
 """
 
 import argparse
@@ -42,7 +42,7 @@ PUBLISHED_SIZES = {
 def prepare(
     name: str, source: str, data_dir: str = ""
 ) -> tuple[pathlib.Path, dict[str, int]]:
-    """Prepares a data set in place of what is there, once the new one is complete.
+    """Prepares a data set and, once it is complete, replaces the one already there.
 
     Args:
       name: a key of READERS.
@@ -50,7 +50,7 @@ def prepare(
       data_dir: folder of prepared data sets; "": TFDS's default.
 
     Returns:
-      Its own folder, and the number of points of each split.
+      The folder of the data set, and the number of points of each split.
 
     Raises:
       AbsentError: no archive in `source`.
@@ -58,14 +58,17 @@ def prepare(
     """
     path = pathlib.Path(source).expanduser().absolute()
     if not path.exists():
-        raise AbsentError(f"{path} does not exist", "set <source> to a folder")
+        raise AbsentError(
+            f"{path} does not exist", "set <source> to the folder of the archives"
+        )
     original = READERS[name](path)
     root = tfds.directory(data_dir)
     root.mkdir(parents=True, exist_ok=True)
-    # TFDS would delete what is there first, and leave a folder of downloads.
+    # In place, TFDS would delete the old data set first and leave a download folder.
     with tempfile.TemporaryDirectory(prefix=".prepare-", dir=root) as work:
         builder = _builder(name, original, work)
-        with contextlib.redirect_stdout(io.StringIO()):  # of downloads: there are none
+        # TFDS reports downloads, although there are none.
+        with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_dir=f"{work}/downloads")
         tfds.write_indices(builder, name, data_dir)
         target = root / pathlib.Path(builder.data_path).relative_to(work)
@@ -79,7 +82,7 @@ def prepare(
 
 
 def _builder(name: str, original: originals.Original, data_dir: str) -> Any:
-    """Returns TFDS's builder of the data set, with `original` for its downloads."""
+    """Returns TFDS's builder of the data set, with `original` instead of downloads."""
     import tensorflow_datasets
 
     if not sys.stderr.isatty():
@@ -109,7 +112,8 @@ def _is_prepared(name: str, data_dir: str) -> bool:
             "add <overwrite> to replace it",
             "set another <data_dir>",
         )
-    print(f"{name} is prepared in {builder.data_path} already; --overwrite redoes it")
+    path = builder.data_path
+    print(f"{name} is already prepared in {path}; --overwrite prepares it again")
     return True
 
 
@@ -119,7 +123,7 @@ def _report(name: str, path: pathlib.Path, sizes: dict[str, int]) -> None:
     for split, size in sizes.items():
         published = PUBLISHED_SIZES[name][split]
         if size != published:
-            print(f"The published {split} set has {published:,} points: not {size:,}.")
+            print(f"The published {split} set has {published:,} points, not {size:,}.")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -130,7 +134,9 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("name", choices=READERS, help="the data set")
     parser.add_argument("--source", required=True, help="folder of its archives")
     parser.add_argument("--data_dir", default="", help="default: that of TFDS")
-    parser.add_argument("--overwrite", action="store_true", help="redo a prepared one")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="prepare it again if it is prepared"
+    )
     flags = parser.parse_args(args)
     try:
         if flags.overwrite or not _is_prepared(flags.name, flags.data_dir):
@@ -147,6 +153,6 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # Told to end, it cleans up: a part of ImageNet is not left on the disk.
+    # On SIGTERM it cleans up too, so that no part of ImageNet is left on the disk.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -21,27 +21,27 @@ from autodo_jax.data.prepare.originals import (
     reading,
 )
 
-# (labels [N] by field, pixels uint8 [N, 3072]: rows of the red, green, blue plane)
+# (field -> labels [N], pixels uint8 [N, 3072]: the red, green and blue plane by rows)
 _Batch = tuple[dict[str, np.ndarray], np.ndarray]
 
 
 class _Label(NamedTuple):
-    """A label, and where the two forms keep it."""
+    """A label, and its place in the Python and the binary form."""
 
-    field: str  # of TFDS
+    field: str  # TFDS's name of it
     num_classes: int
-    key: str  # Python: of the labels in a batch
-    names_key: str  # Python: of the classes' names
-    names_file: str  # binary: of the classes' names
+    key: str  # Python: key of the labels in a batch
+    names_key: str  # Python: key of the class names
+    names_file: str  # binary: file of the class names
 
 
 class _Form(NamedTuple):
-    """What an archive is called and what it holds."""
+    """Names of an archive and of its contents."""
 
-    stem: str  # of its name
-    folders: tuple[str, str]  # that the Python and the binary one unpack to
-    batches: dict[str, tuple[str, ...]]  # files of each split; binary: and ".bin"
-    names_file: str  # Python: of the classes' names
+    stem: str  # start of the archive's name
+    folders: tuple[str, str]  # of the unpacked Python and binary archives
+    batches: dict[str, tuple[str, ...]]  # files of each split; binary: with ".bin"
+    names_file: str  # Python: file of the class names
     labels: tuple[_Label, ...]  # binary: in the order of the bytes before an image
 
 
@@ -79,7 +79,7 @@ _FORMS = {
 
 
 def cifar(name: str, source: pathlib.Path) -> Original:
-    """Reads an archive, or the folder it unpacks to; the pixels are held in memory.
+    """Reads an archive or its unpacked folder; the pixels are held in memory.
 
     Args:
       name: cifar10 or cifar100.
@@ -115,22 +115,22 @@ def cifar(name: str, source: pathlib.Path) -> Original:
 
 
 def _contents(path: pathlib.Path, names: Collection[str]) -> dict[str, bytes]:
-    """Returns those of the files `names` that a folder or a tar archive has."""
+    """Returns name -> contents of those `names` that a folder or a tar archive has."""
     if path.is_dir():
         files = [path / name for name in names if (path / name).exists()]
         return {file.name: file.read_bytes() for file in files}
     data = path.read_bytes()
     if data[:2] == b"\x1f\x8b":
-        data = gzip.decompress(data)  # checks the sum at the end; tarfile stops before
+        data = gzip.decompress(data)  # verifies the checksum at the end, unlike tarfile
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         members = [(pathlib.PurePosixPath(member.name).name, member) for member in tar]
         return {name: extract(tar, member) for name, member in members if name in names}
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes numpy's arrays and plain containers; a pickle of anything else is refused.
+    """Unpickles numpy arrays and plain containers, and refuses anything else.
 
-    A pickle can name any function to be called, so one from the internet is a program.
+    A pickle can call any function, so one from the internet may run any code.
     """
 
     _reconstruct = np.empty(0).__reduce__()[0]
@@ -150,7 +150,7 @@ class _Unpickler(pickle.Unpickler):
 def _parse_python(
     files: dict[str, bytes], form: _Form
 ) -> tuple[dict[str, list[str]], dict[str, list[_Batch]]]:
-    # latin1 maps bytes to characters one to one: strings of Python 2 hold both.
+    # Strings of Python 2 hold bytes or text; latin1 maps bytes to characters 1:1.
     contents = {
         file: _Unpickler(io.BytesIO(data), encoding="latin1").load()
         for file, data in files.items()

@@ -1,7 +1,7 @@
 """The original archives of public data sets, as the examples that TFDS stores.
 
-Keys and fields of the examples are those of TFDS's own builders, so that what is
-prepared from here holds the same points in the same order. Nothing is unpacked to disk.
+Keys and fields of the examples are those of TFDS's own builders, so that data sets
+prepared from them have the same points in the same order. Nothing is unpacked to disk.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ class Original(NamedTuple):
     """A data set as published."""
 
     splits: dict[str, Iterator[Example]]
-    class_names: dict[str, list[str]]  # of the label fields that TFDS has no names for
+    class_names: dict[str, list[str]]  # of label fields for which TFDS has no names
 
 
 @contextlib.contextmanager
 def reading(path: pathlib.Path) -> Iterator[None]:
-    """Turns errors of a reader on a damaged file into one line."""
+    """Turns errors of a reader into a DataError of one line."""
     try:
         yield
     except (DataError, MemoryError):
@@ -41,16 +41,16 @@ def reading(path: pathlib.Path) -> Iterator[None]:
 
 
 def check(holds: bool, path: pathlib.Path, problem: str) -> None:
-    """Raises DataError where a file does not hold what it should."""
+    """Raises DataError with `problem` unless the condition `holds`."""
     if not holds:
         raise DataError(f"{path} is damaged: {problem}", "get it again")
 
 
 def find(source: pathlib.Path, *names: str) -> pathlib.Path:
-    """Returns the first of `names` that is in a folder, or beside a file.
+    """Returns the first of `names` that exists in a folder, or next to a file.
 
     Raises:
-      AbsentError: none is there.
+      AbsentError: none of them exists.
     """
     folder = source if source.is_dir() else source.parent
     for name in names:
@@ -112,13 +112,13 @@ def _idx(path: pathlib.Path, num_axes: int) -> np.ndarray:
         if path.suffix == ".gz":
             data = gzip.decompress(data)
         is_idx = data[:4] == bytes((0, 0, 8, num_axes))
-        check(is_idx, path, f"it is no idx file with {num_axes} axes")
+        check(is_idx, path, f"it is not an idx file with {num_axes} axes")
         shape = np.frombuffer(data, ">u4", num_axes, offset=4)
         return np.frombuffer(data, np.uint8, offset=4 + 4 * num_axes).reshape(shape)
 
 
 def svhn(source: pathlib.Path) -> Original:
-    """Street view house numbers, cropped: MATLAB files; `extra` may be absent."""
+    """Cropped street view house numbers in MATLAB files; `extra` may be absent."""
     paths = {split: find(source, f"{split}_32x32.mat") for split in ("train", "test")}
     with contextlib.suppress(AbsentError):
         paths["extra"] = find(source, "extra_32x32.mat")
@@ -140,7 +140,7 @@ def _svhn_examples(split: str, path: pathlib.Path) -> Iterator[Example]:
 
 
 def imagenet(source: pathlib.Path) -> Original:
-    """ILSVRC2012's tar files, or folders `train` and `val`; files stay as they are."""
+    """ILSVRC2012's tar files, or folders `train` and `val`; images stay encoded."""
     train = find(source, "ILSVRC2012_img_train.tar", "train")
     validation = find(source, "ILSVRC2012_img_val.tar", "val")
     splits = {
@@ -161,7 +161,7 @@ def _imagenet_train(path: pathlib.Path) -> Iterator[Example]:
     classes = set(_imagenet_list("labels.txt"))
     with reading(path):
         for label, name, image in _checked(_classes(path), path):
-            check(label in classes, path, f"{label} is no class of ImageNet")
+            check(label in classes, path, f"{label} is not a class of ImageNet")
             yield name, {"file_name": name, "image": image, "label": label}
 
 
@@ -171,12 +171,12 @@ def _imagenet_validation(path: pathlib.Path) -> Iterator[Example]:
     label_of = dict(zip(names, labels, strict=True))
     with reading(path):
         for name, image in _checked(_images(path), path):
-            check(name in label_of, path, f"{name} is no validation image")
+            check(name in label_of, path, f"{name} is not a validation image")
             yield name, {"file_name": name, "image": image, "label": label_of[name]}
 
 
 def _checked(images: Iterator[T], path: pathlib.Path) -> Iterator[T]:
-    """Passes `images` on; refuses an archive without any."""
+    """Yields `images`, and refuses an archive without any."""
     is_empty = True
     for image in images:
         is_empty = False

@@ -1,4 +1,4 @@
-"""Every source of data by its name: `(config.data, seed) -> SourceSplits`."""
+"""All sources of data by name, as functions `(config.data, seed) -> SourceSplits`."""
 
 from autodo_jax.data.sources import arrays, digits, folder, tfds
 

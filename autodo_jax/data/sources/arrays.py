@@ -12,7 +12,7 @@ Arrays = tuple[Any, Any]  # (images, labels)
 
 
 def load(data: ml_collections.ConfigDict, seed: int) -> NoReturn:
-    """Refuses: no command line can hold arrays."""
+    """Raises DataError, since a command line cannot pass arrays."""
     raise DataError(
         "config.data.source=arrays is for autodo_jax.optimize_dataset",
         "pass another source",
@@ -22,7 +22,7 @@ def load(data: ml_collections.ConfigDict, seed: int) -> NoReturn:
 def to_splits(
     train: Arrays, validation: Arrays, test: Arrays | None = None
 ) -> SourceSplits:
-    """Returns points with ids by their position; without `test` an empty test set.
+    """Returns points with their positions as ids; without `test`, an empty test set.
 
     Args:
       train, validation, test: images [N, H, W] or [N, H, W, channels] of 1 or 3
@@ -60,10 +60,10 @@ def to_splits(
 
 
 def pair(name: str, part: Any) -> Arrays:
-    """Returns a pair of images and labels, whatever these are.
+    """Returns a pair of images and labels, neither of which is checked.
 
     Raises:
-      DataError: anything else.
+      DataError: it is not a pair.
     """
     if not isinstance(part, (tuple, list)) or len(part) != 2:
         raise DataError(f"`{name}` must be a pair (images, labels)")
@@ -96,7 +96,7 @@ def to_images(name: str, values: Any) -> np.ndarray:
             f"the {name} images are {images.dtype}, expected uint8, or floats in [0, 1]"
         )
     lowest, highest = images.min(), images.max()
-    if not (lowest >= 0 and highest <= 1):  # Not so for NaN either.
+    if not (lowest >= 0 and highest <= 1):  # NaN is refused too.
         raise DataError(
             f"the {name} images are floats in [{lowest:g}, {highest:g}], expected "
             "[0, 1]",
@@ -128,6 +128,6 @@ def _labels(name: str, values: Any) -> np.ndarray:
 def _array(name: str, values: Any) -> np.ndarray:
     try:
         return np.asarray(values)
-    except Exception as error:  # Whatever another library's arrays raise.
+    except Exception as error:  # Arrays of other libraries raise errors of any kind.
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"the {name} are not an array: {reason}") from error

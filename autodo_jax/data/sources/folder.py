@@ -1,8 +1,8 @@
 """A user's own images: a folder or an archive with `train/<class>/*`.
 
-`val/<class>/*` and `test/<class>/*` are used where they are there; all may lie below
-one common folder, and images at any depth below that of their class. Archives are read
-as they are, nothing is unpacked to the disk.
+`val/<class>/*` and `test/<class>/*` are used if they exist. All may lie below one
+common folder, and images at any depth below the folder of their class. Archives are
+read without unpacking them to disk.
 """
 
 import collections
@@ -24,7 +24,7 @@ from autodo_jax.data.dataset import Dataset, SourceSplits
 from autodo_jax.data.images import archive_files, decode, lazy
 from autodo_jax.errors import DataError
 
-PARTS = ("train", "val", "test")
+FOLDERS = {"train": "train", "validation": "val", "test": "test"}  # part -> folder
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 Members = dict[str, dict[str, list[str]]]  # part -> class -> paths of its images
@@ -34,16 +34,16 @@ def load(data: ml_collections.ConfigDict, seed: int) -> SourceSplits:
     """Returns the images of `data.data_dir`, each part in the order of its paths.
 
     `ids` are paths below `data_dir`; classes are numbered in the order of their names.
-    Images of the parts that `max_train_points` and `max_test_points` leave out are not
-    decoded; where `stream` is set, no image is before it is asked for.
+    Images that `max_train_points` and `max_test_points` leave out are not decoded. If
+    `stream` is set, an image is decoded only when it is asked for.
 
     Args:
       data: config.data.
-      seed: of the choice of these points.
+      seed: of the choice of points.
 
     Raises:
-      DataError: a path that does not exist or is no archive, a part without its
-        classes, an image that cannot be read.
+      DataError: a path that does not exist or is not an archive, a part without the
+        classes of the others, an image that cannot be read.
     """
     if not data.data_dir:
         raise DataError("no images given", "pass <config.data.data_dir=PATH>")
@@ -55,20 +55,20 @@ def load(data: ml_collections.ConfigDict, seed: int) -> SourceSplits:
             part: _read(files, part, classes, class_names, data, seed)
             for part, classes in members.items()
         }
-    return SourceSplits(parts["train"], parts.get("val"), parts.get("test"))
+    return SourceSplits(**parts)
 
 
 class Files(NamedTuple):
-    """What a folder or an archive holds, in the order in which it is read fastest."""
+    """Contents of a folder or an archive, in the order that is fastest to read."""
 
     root: pathlib.Path
-    entries: dict[str, Any]  # path, with a slash behind that of a folder -> its handle
+    entries: dict[str, Any]  # path, ending with a slash for folders -> its handle
     read: Callable[[Any], bytes]  # contents of a file, by its handle
 
 
 @contextlib.contextmanager
 def opened(root: pathlib.Path) -> Iterator[tuple[Members, Files]]:
-    """Context of the images of a folder or an archive, by part and class.
+    """Context that gives the images of a folder or an archive by part and class.
 
     Raises:
       DataError: as `load`.
@@ -78,12 +78,12 @@ def opened(root: pathlib.Path) -> Iterator[tuple[Members, Files]]:
 
 
 def _open(root: pathlib.Path, stream: bool) -> contextlib.AbstractContextManager[Files]:
-    """Opens `root`; to `stream`, its files can be read also when it is closed again."""
+    """Opens `root`; if `stream`, its files can be read even after it is closed."""
     if root.is_dir():
         return contextlib.nullcontext(_folder(root))
     if not root.exists():
         raise DataError(f"{root} does not exist", "pass <config.data.data_dir=PATH>")
-    # In this order: a .tar that ends with a .zip looks like a .zip.
+    # Tar first, since a .tar that ends with a .zip looks like a .zip.
     if tarfile.is_tarfile(root):
         return _tar(root, stream)
     if zipfile.is_zipfile(root):
@@ -96,10 +96,10 @@ def _open(root: pathlib.Path, stream: bool) -> contextlib.AbstractContextManager
 
 def _folder(root: pathlib.Path) -> Files:
     tops = [root] if os.path.isdir(root / "train") else sorted(root.glob("[!.]*/"))
-    # What lies beside may be large, and need not be readable.
+    # Other folders are not walked, since they may be large or unreadable.
     tops = [top for top in tops if os.path.isdir(top / "train")]
-    parts = [top / part for top in tops for part in PARTS]
-    paths = sorted(path for part in parts if part.is_dir() for path in _walk(part))
+    folders = [top / folder for top in tops for folder in FOLDERS.values()]
+    paths = sorted(path for each in folders if each.is_dir() for path in _walk(each))
     entries = {
         _path(os.path.relpath(path, root), path.endswith("/")): path for path in paths
     }
@@ -107,15 +107,15 @@ def _folder(root: pathlib.Path) -> Files:
 
 
 def _file_contents(path: str) -> bytes:
-    # Others, as pipes, may have no end.
+    # Reading from others, such as pipes, may never end.
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(f"{path} is no file")
+        raise OSError(f"{path} is not a file")
     with open(path, "rb") as file:
         return archive_files.contents(file, path)
 
 
 def _walk(root: pathlib.Path) -> Iterator[str]:
-    """Yields the paths of `root` and all below, with a slash behind folders."""
+    """Yields the path of `root` and all below it; those of folders end with a slash."""
     for folder, folders, files in os.walk(str(root), followlinks=True, onerror=_raise):
         yield folder + "/"
         yield from (os.path.join(folder, name) for name in files)
@@ -123,7 +123,7 @@ def _walk(root: pathlib.Path) -> Iterator[str]:
 
 
 def _is_loop(folder: str, name: str) -> bool:
-    """True of a link to a folder that it lies in, where a walk would have no end."""
+    """Returns True for a link to a folder that contains it: a walk would never end."""
     path = pathlib.Path(folder, name)
     return path.is_symlink() and any(map(path.samefile, path.parents))
 
@@ -151,7 +151,7 @@ def _tar(root: pathlib.Path, stream: bool) -> Iterator[Files]:
     def read(member: tarfile.TarInfo) -> bytes:
         file = archive.extractfile(member)
         if file is None:
-            raise tarfile.ReadError(f"{member.name} is no file")
+            raise tarfile.ReadError(f"{member.name} is not a file")
         return archive_files.contents(file, member.name)
 
     if stream and not _is_plain_tar(root):
@@ -166,7 +166,7 @@ def _tar(root: pathlib.Path, stream: bool) -> Iterator[Files]:
         handles = archive_files.tar_extents(members) if stream else members
         for member, handle in zip(members, handles, strict=True):
             path = _path(member.name, member.isdir())
-            # Of a path that comes twice the last counts, at its place in the archive.
+            # If a path occurs twice, the last one counts, at its place in the archive.
             entries.pop(path, None)
             entries[path] = handle
         _check_end(archive)
@@ -182,10 +182,10 @@ def _is_plain_tar(root: pathlib.Path) -> bool:
 
 
 def _check_end(archive: tarfile.TarFile) -> None:
-    """Refuses an archive that is not read to its end.
+    """Refuses an archive that tarfile has not read to its end.
 
-    tarfile takes any damaged header but the first for the end, which is zeros. Reading
-    what follows them makes the decompression check its sums.
+    The end is a block of zeros, but tarfile also stops at any damaged header except the
+    first. Reading on to the end of the file verifies the checksums of the compression.
     """
     stream = archive.fileobj
     assert stream is not None
@@ -201,31 +201,33 @@ def _path(name: str, is_folder: bool) -> str:
 
 
 def _members(names: Iterable[str], root: pathlib.Path) -> Members:
-    """Sorts the images into parts and classes; a class may be without images."""
+    """Sorts the images into parts and classes; a class may have no images."""
     members: Members = collections.defaultdict(lambda: collections.defaultdict(list))
     prefix = _prefix(names, root)
+    part_of = {folder: part for part, folder in FOLDERS.items()}
     for name in names:
-        part, *below = name.removeprefix(prefix).split("/")
-        if not name.startswith(prefix) or part not in PARTS or _is_hidden(name):
+        folder, *below = name.removeprefix(prefix).split("/")
+        if not name.startswith(prefix) or folder not in part_of or _is_hidden(name):
             continue
+        part = part_of[folder]
         is_image = name.lower().endswith(SUFFIXES)
         if is_image and len(below) == 1:
             raise DataError(
                 f"{root / name} is in no class",
-                f"images belong in {part}/<class>/",
+                f"images belong in {folder}/<class>/",
             )
         if is_image:
             _check_encoding(name, root)
             members[part][below[0]].append(name)
-        elif len(below) > 1:  # Files and folders in the folder of a class make it one.
+        elif len(below) > 1:  # A class without images is noted, to be refused later.
             members[part][below[0]]
     if "train" not in members:
         raise DataError(f"{root} has no train/<class>/ with images")
-    return {part: members[part] for part in PARTS if part in members}
+    return {part: members[part] for part in FOLDERS if part in members}
 
 
 def _prefix(names: Iterable[str], root: pathlib.Path) -> str:
-    """Returns the path of the folder with train/ in it, "" or with a final slash."""
+    """Returns the path of the folder that has train/: "" or with a final slash."""
     prefixes = set()
     for name in names:
         top = name.split("/")[0]
@@ -258,8 +260,9 @@ def _class_names(members: Members, root: pathlib.Path) -> tuple[str, ...]:
     for part, classes in members.items():
         for name in sorted(classes):
             if not classes[name]:
+                where = f"{FOLDERS[part]}/{name}/"
                 raise DataError(
-                    f"{root} has no images in {part}/{name}/ ({', '.join(SUFFIXES)})",
+                    f"{root} has no images in {where} ({', '.join(SUFFIXES)})",
                     "add some",
                     "move the folder elsewhere",
                 )
@@ -268,8 +271,8 @@ def _class_names(members: Members, root: pathlib.Path) -> tuple[str, ...]:
         if differing:
             where = "train" if differing[0] in members["train"] else part
             raise DataError(
-                f"{root} has the class {differing[0]!r} in {where}/ only",
-                f"train/ and {part}/ must have the same classes",
+                f"{root} has the class {differing[0]!r} in {FOLDERS[where]}/ only",
+                f"train/ and {FOLDERS[part]}/ must have the same classes",
             )
     if len(members["train"]) < 2:
         raise DataError(f"{root} has a single class in train/, expected two or more")
@@ -284,14 +287,14 @@ def _read(
     data: ml_collections.ConfigDict,
     seed: int,
 ) -> Dataset:
-    """Returns a part, or the choice of its images that `data` limits it to."""
+    """Returns a part, reduced to as many images as `data` allows."""
     label_of = {
         name: label
         for label, class_name in enumerate(class_names)
         for name in classes[class_name]
     }
     names = sorted(label_of)
-    if part != "val":
+    if part != "validation":
         labels = np.array([label_of[name] for name in names])
         chosen = split.subset(labels, data, f"max_{part}_points", seed=seed)
         names = [names[i] for i in chosen]
@@ -306,7 +309,7 @@ def _read(
 def _pixels(
     files: Files, names: list[str], data: ml_collections.ConfigDict
 ) -> np.ndarray | lazy.LazyImages:
-    """Returns the images `names`, decoded all, or each when it is asked for."""
+    """Returns the images `names`, decoded now, or when asked for if streamed."""
     decoder = decode.decoder(data)
     if data.stream:
         handles = [files.entries[name] for name in names]
@@ -316,5 +319,5 @@ def _pixels(
     order = [name for name in files.entries if name in wanted]
     contents = ((name, files.read(files.entries[name])) for name in order)
     pixels = decode.decode_all(contents, len(order), decoder)
-    # As it copies all pixels.
+    # Sorting copies all pixels, so it is avoided if possible.
     return pixels if order == names else pixels[np.argsort(order)]

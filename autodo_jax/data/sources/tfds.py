@@ -1,7 +1,7 @@
 """Data sets prepared by TensorFlow Datasets (TFDS), read without TensorFlow.
 
-Only what is on the disk is read; nothing here touches the network. `data.prepare`
-turns the original archives into what is read.
+Only files on the disk are read; nothing here uses the network. `data.prepare` makes
+these files from the original archives.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ NAMES = {
     "imagenet": "imagenet2012",
 }
 _CHUNK = 1024  # records read at once
-_MANY = 100_000  # records that take long enough to say so
+_MANY = 100_000  # from this number of records on, reading them is announced
 _INDEX = "autodo_jax_index_{}.npz"  # beside the records of a split
 
 
@@ -38,8 +38,8 @@ def load(data: ml_collections.ConfigDict, seed: int) -> SourceSplits:
     """Returns the train and the test part of `data.source`, in their stored order.
 
     ImageNet's published validation set is the test part, as in the paper. `ids` are
-    the data set's own, or else positions in the stored order. Where `stream` is set, no
-    image is decoded before it is asked for.
+    the data set's own, or else positions in the stored order. If `stream` is set, an
+    image is decoded only when it is asked for.
 
     Args:
       data: config.data; `source` is a key of NAMES.
@@ -53,7 +53,7 @@ def load(data: ml_collections.ConfigDict, seed: int) -> SourceSplits:
         f"{data.source} is not prepared in {root}",
         f"get its archive from its home page and run {_command(data)}",
     )
-    if not (root / NAMES[data.source]).exists():  # Before TFDS takes its time.
+    if not (root / NAMES[data.source]).exists():  # TFDS takes seconds to import.
         raise absent
     builder = open_builder(data.source, data.data_dir)
     if not is_prepared(builder):
@@ -88,27 +88,27 @@ def open_builder(name: str, data_dir: str) -> Any:
     """Returns TFDS's builder of a key of NAMES, whether it is prepared or not.
 
     Raises:
-      DataError: TFDS is not installed, or what is in `data_dir` is not TFDS's.
+      DataError: TFDS is not installed, or `data_dir` has files that are not TFDS's.
     """
     root = directory(data_dir)
     try:
         import tensorflow_datasets
     except ImportError as error:
         raise DataError(
-            f"{name} is read by TensorFlow Datasets, which fails to start: {error}",
+            f"{name} is read by TensorFlow Datasets, which cannot be imported: {error}",
             "run pip install tensorflow-datasets importlib_resources",
         ) from error
     try:
         return tensorflow_datasets.builder(NAMES[name], data_dir=root)
-    except Exception as error:  # of as many kinds as TFDS has file formats
+    except Exception as error:  # TFDS raises a different kind for each file format.
         folder = root / NAMES[name]
         remedy = f"move {folder} elsewhere and prepare it again"
         raise _unreadable(folder, error, remedy) from error
 
 
 def is_prepared(builder: Any) -> bool:
-    """True where the data set is on the disk, complete."""
-    # TFDS warns of each folder that it does not find.
+    """Returns True if the complete data set is on the disk."""
+    # TFDS warns of each folder that it does not find, so the path is checked first.
     return builder.data_path.exists() and builder.is_prepared()
 
 
@@ -132,16 +132,16 @@ def _unreadable(path: pathlib.Path, error: Exception, remedy: str) -> DataError:
 def _reading(path: pathlib.Path, remedy: str) -> Iterator[None]:
     try:
         yield
-    except (RuntimeError, OSError) as error:  # of damaged records
+    except (RuntimeError, OSError) as error:  # Damaged records.
         raise _unreadable(path, error, remedy) from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Encoded:
-    """The images of a part: a `lazy.Source`."""
+    """Source of the images of a part."""
 
-    records: Any  # of the whole split, TFDS's data source
-    rows: np.ndarray  # int [N], of the part's points in `records`
+    records: Any  # TFDS's data source of the whole split
+    rows: np.ndarray  # int [N], positions of the part's points in `records`
     labels: np.ndarray  # int32 [N]
     ids: np.ndarray  # str [N]
     path: pathlib.Path  # of the data set
@@ -156,7 +156,7 @@ class _Encoded:
         return self._image(row, record)
 
     def read_all(self) -> Iterator[tuple[str, bytes]]:
-        """Yields what `read` returns, of each row."""
+        """Yields the name and the contents of each image, as `read` returns them."""
         with _reading(self.path, self.remedy):
             for row, record in enumerate(_records(self.records, self.rows)):
                 yield self._image(row, record)
@@ -165,7 +165,7 @@ class _Encoded:
         if record["label"] != self.labels[row]:
             raise DataError(
                 f"{self.path} has an index of other data",
-                f"remove {_INDEX.format('*')}, which is written again",
+                f"remove {_INDEX.format('*')}, which will be written again",
             )
         return f"{self.ids[row]} in {self.path}", record["image"]
 
@@ -213,9 +213,9 @@ def write_indices(builder: Any, source: str, data_dir: str) -> None:
 
 
 def _index(builder: Any, name: str, data: ml_collections.ConfigDict) -> _Index:
-    """Returns the index of a split: its file, or else its records, kept in that file.
+    """Returns the index of a split from its file, which is written first if needed.
 
-    It is a cache: where it cannot be written it is made again each time.
+    The file is a cache; if it cannot be written, the index is made again each time.
     """
     path = pathlib.Path(builder.data_path, _INDEX.format(name))
     records = _open_split(builder, name, data)
@@ -230,7 +230,7 @@ def _index(builder: Any, name: str, data: ml_collections.ConfigDict) -> _Index:
 
 def _make_index(records: Any, prefix: str) -> _Index:
     if len(records) > _MANY:
-        print(f"{prefix}: reads {len(records):,} labels, once", file=sys.stderr)
+        print(f"{prefix}: reading {len(records):,} labels, once", file=sys.stderr)
     labels: list[int] = []
     ids: list[str] = []
     for record in _records(records, np.arange(len(records))):
@@ -241,11 +241,11 @@ def _make_index(records: Any, prefix: str) -> _Index:
 
 
 def _load_index(path: pathlib.Path, num_records: int) -> _Index | None:
-    """Returns the index in a file; None where it is not of `num_records` points."""
+    """Returns the index in a file, or None if it is not of `num_records` points."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             labels, ids = arrays["labels"].astype(np.int32), arrays["ids"]
-    # It raises what it likes on damaged files.
+    # numpy raises errors of any kind for damaged files.
     except Exception:
         return None
     is_sound = labels.shape == ids.shape == (num_records,) and ids.dtype.kind == "U"
@@ -253,7 +253,7 @@ def _load_index(path: pathlib.Path, num_records: int) -> _Index | None:
 
 
 def _save_index(path: pathlib.Path, index: _Index) -> None:
-    # Whoever reads meanwhile finds the whole file, or none.
+    # Other processes must find the whole file or none.
     unfinished = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
         with open(unfinished, "wb") as file:
@@ -264,7 +264,7 @@ def _save_index(path: pathlib.Path, index: _Index) -> None:
 
 
 def _open_split(builder: Any, name: str, data: ml_collections.ConfigDict) -> Any:
-    """Returns the records of a split, a sequence; their images are still encoded."""
+    """Returns the records of a split as a sequence, with images still encoded."""
     import tensorflow_datasets
 
     for part in name.split("+"):

@@ -63,8 +63,8 @@ def test_cifar10(form, rng, source, data_dir, capsys):
     folder = data_dir / "cifar10" / "3.0.2"
     assert output.out.splitlines() == [
         f"cifar10: train 30, test 10 points in {folder}",
-        "The published train set has 50,000 points: not 30.",
-        "The published test set has 10,000 points: not 10.",
+        "The published train set has 50,000 points, not 30.",
+        "The published test set has 10,000 points, not 10.",
     ]
     assert output.err == ""
     train, test = load_parts(data_config("cifar10", data_dir))

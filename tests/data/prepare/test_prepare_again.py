@@ -40,8 +40,8 @@ def test_prepared_data_is_kept(prepared, source, data_dir, capsys):
     args = ["cifar10", f"--source={source}", f"--data_dir={data_dir}"]
     assert prepare.main(args) == 0
     assert capsys.readouterr().out == (
-        f"cifar10 is prepared in {data_dir}/cifar10/3.0.2 already; --overwrite redoes "
-        "it\n"
+        f"cifar10 is already prepared in {data_dir}/cifar10/3.0.2; --overwrite "
+        "prepares it again\n"
     )
     np.testing.assert_array_equal(stored_images(data_dir), prepared[:20])
 

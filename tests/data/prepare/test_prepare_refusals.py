@@ -40,7 +40,8 @@ def test_absent_archive_is_named(name, source, data_dir, capsys):
     assert message.startswith(f"{source} holds none of {FIRST_FILES[name]}")
     absent = source / "absent"
     message = refusal(capsys, name, absent, data_dir, 2)
-    assert message == f"{absent} does not exist; set --source to a folder"
+    expected = "does not exist; set --source to the folder of the archives"
+    assert message == f"{absent} {expected}"
     assert not data_dir.exists()
 
 
@@ -177,7 +178,7 @@ DAMAGES = {
     ),
     "imagenet class": (
         lambda at: write_imagenet(at, {"cats": {"a.JPEG": b"jpeg"}}),
-        "cats is no class of ImageNet",
+        "cats is not a class of ImageNet",
     ),
     "imagenet empty": (lambda at: write_imagenet(at, {}), "it holds no images"),
     "imagenet inner": (
@@ -203,7 +204,7 @@ DAMAGES = {
     ),
     "mnist magic": (
         lambda at: written(write_mnist(at), gzip.compress(tiny.idx(np.zeros(20)))),
-        "it is no idx file with 3 axes",
+        "it is not an idx file with 3 axes",
     ),
     "mnist pixels": (
         lambda at: write_mnist(at, train=(np.zeros((2, 8, 8)), np.zeros(2))),
@@ -243,8 +244,8 @@ def test_image_of_another_name_is_refused(source, data_dir, capsys):
     write_imagenet(source, {"n01440764": {"a.JPEG": b"jpeg"}}, {"cat.JPEG": b"jpeg"})
     message = refusal(capsys, "imagenet", source, data_dir, 1)
     assert message == (
-        f"{source}/ILSVRC2012_img_val.tar is damaged: cat.JPEG is no validation image; "
-        "get it again"
+        f"{source}/ILSVRC2012_img_val.tar is damaged: cat.JPEG is not a validation "
+        "image; get it again"
     )
 
 

@@ -213,4 +213,4 @@ def test_many_labels_are_announced(folder, monkeypatch, capsys):
     (folder / INDICES[1]).unlink()
     monkeypatch.setattr(tfds, "_MANY", 59)
     load(folder, stream=True)
-    assert capsys.readouterr().err == "cifar10_train: reads 60 labels, once\n"
+    assert capsys.readouterr().err == "cifar10_train: reading 60 labels, once\n"
