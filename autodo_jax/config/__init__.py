@@ -10,6 +10,7 @@ from autodo_jax.config.fields import (
 from autodo_jax.config.methods import (
     METHOD_FIELDS,
     METHODS,
+    RIVALS,
     Method,
     apply_method,
     has_hyperparams,
@@ -21,6 +22,7 @@ __all__ = [
     "MAY_CHANGE",
     "METHODS",
     "METHOD_FIELDS",
+    "RIVALS",
     "Method",
     "apply_method",
     "check_fields",

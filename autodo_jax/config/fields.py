@@ -85,6 +85,9 @@ def _data() -> ml_collections.ConfigDict:
     data.validation_size = 0.2  # of the points not in the test set (Sec. 5.1)
     # Whether a source's own validation set may have images of its train set.
     data.allow_overlap = False
+    # Points that theta learns from: train; or, without Lambda, the clean validation set
+    # alone (validation), or both; set by the method.
+    data.train_on = "train"
     # Where the outer loss is taken: validation; test (ablation, Table 5); or train, all
     # points then being train points (ablation, Table 6).
     data.outer_set = "validation"

@@ -15,6 +15,7 @@ class Method(NamedTuple):
     augment: str = "none"  # hyper.augment
     weights: bool = False  # hyper.weights
     soft_labels: bool = False  # hyper.soft_labels
+    train_on: str = "train"  # data.train_on
 
 
 METHOD_FIELDS = (
@@ -22,10 +23,14 @@ METHOD_FIELDS = (
     "hyper.augment",
     "hyper.weights",
     "hyper.soft_labels",
+    "data.train_on",
 )
 
 METHODS = {
     "baseline": Method("none"),
+    # Its rivals, which see the clean validation set too.
+    "clean_only": Method("none", train_on="validation"),
+    "joined": Method("none", train_on="both"),
     "randaugment": Method("randaugment"),
     "uniform_augment": Method("uniform_augment"),
     "fast_autoaugment": Method("fast_autoaugment"),
@@ -33,10 +38,13 @@ METHODS = {
     "autodo_shared": Method("randaugment_color", "shared"),  # lambda_ASHA
     "autodo_a": Method("randaugment_color", "per_point"),  # lambda_A
     "autodo_aw": Method("randaugment_color", "per_point", True),  # lambda_A,W
+    "autodo_w": Method("none", "none", True),  # lambda_W
     "autodo_s": Method("none", "none", False, True),  # lambda_S
     "autodo": Method("randaugment_color", "per_point", True, True),  # lambda_A,W,S
 }
 
+
+RIVALS = ("clean_only", "joined")  # methods that only learn from the clean set too
 
 # Operations that the policies which draw them give each image.
 _NUM_OPS = {"randaugment": 3, "randaugment_color": 1, "uniform_augment": 2}

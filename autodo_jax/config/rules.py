@@ -55,6 +55,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     except ValueError as error:
         raise ConfigError(f"config.{error}") from error
     _check_images(config.data)
+    _check_train_on(config)
     _check_operations(config)
     learns = has_hyperparams(config.hyper) and not config.hyper.frozen
     if learns and config.hyper.start_epoch >= config.epochs:
@@ -128,6 +129,7 @@ CHOICES = {
     "data.source": tuple(SOURCES),
     "data.resize": ("crop", "stretch"),
     "data.noise_kind": ("uniform", "pair"),
+    "data.train_on": ("train", "validation", "both"),
     "data.outer_set": ("validation", "test", "train"),
     "augment.policy": policies.NAMES,
     "augment.policy_table": policies.TABLES,
@@ -159,6 +161,18 @@ def _check_method(config: ml_collections.ConfigDict) -> None:
             f"are those of {found!r} ({fields})",
             f"choose a method by <method={config.method}>",
         )
+
+
+def _check_train_on(config: ml_collections.ConfigDict) -> None:
+    """Refuses clean points in the training of theta where others rely on them."""
+    train_on = config.data.train_on
+    if train_on == "train":
+        return
+    if has_hyperparams(config.hyper):
+        _refuse("data.train_on", train_on, "train for a method that has Lambda")
+    if config.data.outer_set != "validation":
+        expected = f"train with data.outer_set={config.data.outer_set}"
+        _refuse("data.train_on", train_on, expected)
 
 
 def _check_images(data: ml_collections.ConfigDict) -> None:

@@ -7,14 +7,18 @@ import ml_collections
 import numpy as np
 
 from autodo_jax.data import checks, distort, sources, split
-from autodo_jax.data.dataset import SourceSplits
+from autodo_jax.data.dataset import Dataset, SourceSplits
 
 
 @dataclasses.dataclass(frozen=True)
 class RunData:
-    """The three parts, and the clean labels, which only the evaluation uses."""
+    """The three parts, and the clean labels, which only the evaluation uses.
+
+    The train set is the one that is described, whether or not theta learns from it.
+    """
 
     splits: split.Splits  # the train set is distorted
+    fit: Dataset  # where theta learns: usually the train set
     clean_labels: np.ndarray  # [N], of the train set before labels were changed
     num_classes: int
     is_named: bool  # the ids name files or points of a data set, not positions
@@ -78,8 +82,12 @@ def create(config: ml_collections.ConfigDict, parts: SourceSplits) -> RunData:
     )
     clean_labels, train = train.labels, train._replace(labels=noisy)
     outer_sets = {"validation": validation, "test": test, "train": train}
+    fit = validation if data.train_on == "validation" else train
+    if data.train_on == "both":
+        fit = train.join(validation)
     return RunData(
         splits=split.Splits(train, outer_sets[data.outer_set], test),
+        fit=fit,
         clean_labels=clean_labels,
         num_classes=num_classes,
         is_named=data.source != "arrays",

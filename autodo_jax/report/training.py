@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from autodo_jax import config as config_lib
 from autodo_jax.report import figures, table
 from autodo_jax.report.section import Section, kind_of
 from autodo_jax.workdir.run import Run
@@ -25,6 +26,11 @@ def summary(run: Run, records: Records, control: Run | None) -> Section:
         ]
         return Section("summary", "Summary", text, ["", "so far"], rows)
     results = {"this run": run.result}
+    if run.config.get("data.train_on", "train") != "train":
+        text += (
+            " The network learns from the validation set, whose error is therefore too "
+            "low."
+        )
     if control is not None and control.result is not None:
         results[kind_of(control)] = control.result
         text += (
@@ -35,6 +41,14 @@ def summary(run: Run, records: Records, control: Run | None) -> Section:
         text += (
             " There is no frozen control next to this run; "
             "the same configuration with hyper.frozen=True makes one."
+        )
+    for method, rival in run.rivals().items():
+        if rival.result is not None:
+            results[method] = rival.result
+    if results.keys() & set(config_lib.RIVALS):
+        text += (
+            " The rivals see the clean validation set too: `clean_only` learns from it "
+            "alone, `joined` from it and the train set."
         )
     columns = [
         _figures(result, is_imbalanced=run.config["data.imbalance_ratio"] != 1)

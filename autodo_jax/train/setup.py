@@ -19,7 +19,7 @@ from autodo_jax.data.batches import streamed
 from autodo_jax.data.batches.batch import Batch, Points
 from autodo_jax.data.batches.plan import BatchPlan
 from autodo_jax.data.batches.resident import ResidentBatches
-from autodo_jax.data.dataset import SourceSplits
+from autodo_jax.data.dataset import Dataset, SourceSplits
 from autodo_jax.data.run_data import RunData
 from autodo_jax.distributed import AXIS, BY_ROWS, REPLICATED
 from autodo_jax.errors import RunError
@@ -134,7 +134,7 @@ def state_specs(state: TrainState) -> TrainState:
 
 def _check_sizes(config: ml_collections.ConfigDict, data: RunData) -> None:
     train, validation, _ = data.splits
-    most = min(len(train.labels), len(validation.labels))
+    most = min(len(train.labels), len(validation.labels), len(data.fit.labels))
     if config.batch_size > most:
         raise RunError(
             f"config.batch_size is {config.batch_size}, but there are only "
@@ -151,14 +151,18 @@ def _check_sizes(config: ml_collections.ConfigDict, data: RunData) -> None:
         )
 
 
+def _parts(data: RunData) -> dict[str, Dataset]:
+    """Returns the data sets of the batch plan, by name."""
+    parts = data.splits._asdict()
+    return parts if data.fit is data.splits.train else {**parts, "fit": data.fit}
+
+
 def _plan(
     config: ml_collections.ConfigDict,
     data: RunData,
     num_devices: int,
 ) -> BatchPlan:
-    num_points = {
-        name: len(part.labels) for name, part in data.splits._asdict().items()
-    }
+    num_points = {name: len(part.labels) for name, part in _parts(data).items()}
     learns = config_lib.has_hyperparams(config.hyper) and not config.hyper.frozen
     return BatchPlan(
         num_points=num_points,
@@ -178,7 +182,7 @@ def _feed(
     mesh: Mesh,
 ) -> tuple[Feed, Any]:
     """Returns the feed, and the specs of the points of a step."""
-    parts = data.splits._asdict()
+    parts = _parts(data)
     if not config.data.stream:
         resident = {
             name: distributed.place(mesh, (part.images, part.labels))

@@ -207,6 +207,7 @@ def _update_version_1(fields: dict[str, Any]) -> None:
     }
     if any(counts.values()):
         augment["num_ops"] = counts.get(augment["policy"], 0)
+    fields.get("data", {}).setdefault("train_on", "train")
     for section, name in (
         (augment, "temperature"),
         (task, "warmup_epochs"),

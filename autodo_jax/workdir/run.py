@@ -1,8 +1,9 @@
 """A read-only view of a run by its workdir, whether finished or under way."""
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import ml_collections
@@ -70,14 +71,28 @@ class Run:
         """Returns the finished run beside this one that differs in `frozen` only."""
         wanted = _compared(self.config)
         wanted["hyper.frozen"] = not wanted.get("hyper.frozen", False)
+        others = (run for run in self._siblings() if _compared(run.config) == wanted)
+        return next(others, None)
+
+    def rivals(self) -> "dict[str, Run]":
+        """Returns the finished runs of the rivals beside this one, by their method.
+
+        They see the clean validation set too, and differ by what a method sets.
+        """
+        wanted = _without_method(self.config)
+        return {
+            run.config["method"]: run
+            for run in self._siblings()
+            if run.config.get("method") in config_lib.RIVALS
+            and run.config["method"] != self.config.get("method")
+            and _without_method(run.config) == wanted
+        }
+
+    def _siblings(self) -> "Iterator[Run]":
         for path in sorted(self.path.resolve().parent.glob(f"*/{files.RESULT}")):
-            try:
-                other = read(path.parent)
-            except RunFilesError:
-                continue  # A damaged neighbour is not this run's fault.
-            if _compared(other.config) == wanted:
-                return other
-        return None
+            # A damaged neighbour is not this run's fault.
+            with contextlib.suppress(RunFilesError):
+                yield read(path.parent)
 
     def has_report(self) -> bool:
         """True where the report was written after all that it is made of."""
@@ -86,8 +101,8 @@ class Run:
             return False
         used = [self.path / file for file in files.ALL if file.is_shown]
         control = self.control()
-        if control is not None:
-            used.append(control.path / files.RESULT)
+        others = [*self.rivals().values(), *([control] if control else [])]
+        used += [other.path / files.RESULT for other in others]
         written = report.stat().st_mtime
         return all(file.stat().st_mtime <= written for file in used if file.exists())
 
@@ -151,6 +166,15 @@ def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise files.read_error(workdir / files.CONFIG, error) from error
     return config.unlock()
+
+
+def _without_method(config: Mapping[str, Any]) -> dict[str, Any]:
+    set_by_method = {*config_lib.METHOD_FIELDS, "augment.num_ops", "method"}
+    return {
+        name: value
+        for name, value in _compared(config).items()
+        if name not in set_by_method | {"hyper.frozen"}
+    }
 
 
 def _compared(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,8 @@ class BatchPlan:
     the result.
 
     Attributes:
-      num_points: of each part, "train", "validation" and "test".
+      num_points: of each part, "train", "validation", "test", and "fit", where theta
+        learns, if that is not the train set.
       batch_size: B, of the task and hyper steps.
       eval_batch_size: largest number of points in a step of the other phases.
       num_devices: the size of each step is a multiple of it.
@@ -42,7 +43,7 @@ class BatchPlan:
 
     @property
     def num_steps(self) -> int:
-        """Number of task steps in an epoch, and of hyper steps."""
+        """Number of task steps in an epoch, and of hyper steps: by the train set."""
         return self.num_points["train"] // self.batch_size
 
     def phases(self, epoch: int) -> tuple[str, ...]:
@@ -68,7 +69,8 @@ class BatchPlan:
         Only evaluations pad their last step, with -1.
         """
         if phase == "task":
-            return {"train": self._shuffled("train", _TASK_STREAM, epoch)}
+            part = "fit" if "fit" in self.num_points else "train"
+            return {part: self._shuffled(part, _TASK_STREAM, epoch)}
         if phase == "hyper":
             return {
                 "train": self._shuffled("train", _HYPER_STREAM, epoch),
