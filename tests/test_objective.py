@@ -54,7 +54,8 @@ class Problem:
 
         self.train, self.validation = batch(), batch()
         self.keys = point_keys(jax.random.key(1), jnp.int32(3), self.train.index)
-        variables = model.init(jax.random.key(0), jnp.zeros((1, 6, 6, 1)), train=False)
+        init = jax.jit(functools.partial(model.init, train=False))
+        variables = init(jax.random.key(0), jnp.zeros((1, 6, 6, 1)))
         variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables)
         self.stats = variables["batch_stats"]
         self.theta, self.others = objective.split_theta(variables["params"], theta)
@@ -96,7 +97,12 @@ class Problem:
 
         return step(self.rows, self.inner_args, self.outer_args)
 
-    def dense_pieces(self):
+    @functools.cached_property
+    def solved(self):
+        return self.ours(solvers.dense())
+
+    @functools.cached_property
+    def pieces(self):
         """(g, H, M): outer gradient, Hessian, mixed derivative of the flat rows."""
         flat_theta, unravel_theta = jax.flatten_util.ravel_pytree(self.theta)
         flat_rows, unravel_rows = jax.flatten_util.ravel_pytree(self.rows)
@@ -117,9 +123,10 @@ class Problem:
             hessian = jax.hessian(inner)(theta, rows)
             return jax.grad(outer)(theta), hessian, mixed
 
-        return pieces(flat_theta, flat_rows)
+        return [np.asarray(part) for part in pieces(flat_theta, flat_rows)]
 
 
+problem_of = functools.cache(Problem)  # Compiled once for all that is asked of it.
 SUB_MODELS: dict[str, dict[str, Any]] = {
     "A": {"augment": "per_point"},
     "A shared": {"augment": "shared"},
@@ -131,9 +138,9 @@ SUB_MODELS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", SUB_MODELS)
 def test_row_gradient_equals_dense_solve(x64, name):
-    problem = Problem(**SUB_MODELS[name])
-    _, grads, info = problem.ours(solvers.dense())
-    outer_grad, hessian, mixed = (np.asarray(part) for part in problem.dense_pieces())
+    problem = problem_of(**SUB_MODELS[name])
+    _, grads, info = problem.solved
+    outer_grad, hessian, mixed = problem.pieces
     expected = -mixed.T @ np.linalg.solve(hessian, outer_grad)
     got, _ = jax.flatten_util.ravel_pytree(grads)
     assert np.abs(expected).max() > 1e-4
@@ -147,7 +154,7 @@ def test_theta_may_be_all_parameters(x64):
     assert set(problem.theta) > {"head"} and not problem.others
     # Damped, for away from a minimum the whole network's Hessian is indefinite.
     _, grads, _ = problem.ours(solvers.dense(damping=0.5))
-    outer_grad, hessian, mixed = (np.asarray(part) for part in problem.dense_pieces())
+    outer_grad, hessian, mixed = problem.pieces
     system = hessian + 0.5 * np.eye(len(hessian))
     expected = -mixed.T @ np.linalg.solve(system, outer_grad)
     got, _ = jax.flatten_util.ravel_pytree(grads)
@@ -156,9 +163,9 @@ def test_theta_may_be_all_parameters(x64):
 
 
 def test_row_gradient_of_the_papers_budget_equals_the_partial_sum(x64):
-    problem = Problem(**SUB_MODELS["A,W,S"])
+    problem = problem_of(**SUB_MODELS["A,W,S"])
     _, grads, _ = problem.ours(solvers.neumann(5, 0.01))
-    outer_grad, hessian, mixed = (np.asarray(part) for part in problem.dense_pieces())
+    outer_grad, hessian, mixed = problem.pieces
     power, total = outer_grad, outer_grad
     for _ in range(5):
         power = power - 0.01 * hessian @ power
@@ -169,13 +176,17 @@ def test_row_gradient_of_the_papers_budget_equals_the_partial_sum(x64):
 
 def softmax_regression(problem):
     """Features and probabilities of the train batch, in numpy."""
-    images = problem.loss.inputs({}, problem.train.image, problem.keys)
-    features = problem.loss.model.apply(
-        {"params": problem.others, "batch_stats": problem.stats},
-        images,
-        train=False,
-        method="features",
-    )
+
+    @jax.jit
+    def encode(others, stats, images, keys):
+        return problem.loss.model.apply(
+            {"params": others, "batch_stats": stats},
+            problem.loss.inputs({}, images, keys),
+            train=False,
+            method="features",
+        )
+
+    features = encode(problem.others, problem.stats, problem.train.image, problem.keys)
     head = problem.theta["head"]
     with_bias = np.concatenate([np.ones((POINTS, 1)), np.asarray(features)], 1)
     weights = np.concatenate(
@@ -186,24 +197,24 @@ def softmax_regression(problem):
 
 def closed_form(problem, x, point_mixed):
     """`-M' H^-1 g` with M from `d(point loss)/d logits` derivatives [B, C, ...]."""
-    outer_grad, hessian, _ = (np.asarray(part) for part in problem.dense_pieces())
+    outer_grad, hessian, _ = problem.pieces
     solution = np.linalg.solve(hessian, outer_grad).reshape(x.shape[1], NUM_CLASSES)
     along = x @ solution  # [B, C]: what a step along the solution does to the logits
     return -np.einsum("bc,bc...->b...", along, point_mixed) / POINTS
 
 
 def test_weight_gradient_equals_softmax_regressions_closed_form(x64):
-    problem = Problem(weights=True)
+    problem = problem_of(**SUB_MODELS["W"])
     x, p = softmax_regression(problem)
     one_hot = np.eye(NUM_CLASSES)[problem.train.label]
     slope = scipy.special.expit(np.asarray(problem.rows["weight"])) / np.log(2)
     expected = closed_form(problem, x, (p - one_hot) * slope[:, None])
-    got = problem.ours(solvers.dense())[1]["weight"]
+    got = problem.solved[1]["weight"]
     np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-12)
 
 
 def test_soft_label_gradient_equals_softmax_regressions_closed_form(x64):
-    problem = Problem(soft_labels=True)
+    problem = problem_of(**SUB_MODELS["S"])
     x, p = softmax_regression(problem)
     y = scipy.special.softmax(np.asarray(problem.rows["label"]), axis=1)
     # d/dz_c of [KL(y|p) + KL(p|y)] / 2 = [p - y + p (r - sum p r)] / 2, r = log(p/y);
@@ -215,13 +226,13 @@ def test_soft_label_gradient_equals_softmax_regressions_closed_form(x64):
     log_softmax = eye - y[:, None]  # d log y_k / d lambda_l = delta_kl - y_l
     point_mixed = np.einsum("bck,bkl->bcl", in_log_y, log_softmax)
     expected = closed_form(problem, x, point_mixed)
-    got = problem.ours(solvers.dense())[1]["label"]
+    got = problem.solved[1]["label"]
     np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-12)
 
 
 def test_weight_decay_is_part_of_the_inner_loss(x64):
-    problem = Problem(weights=True)
-    _, hessian, _ = problem.dense_pieces()
+    problem = problem_of(**SUB_MODELS["W"])
+    _, hessian, _ = problem.pieces
     # The softmax does not see a shift of all logits, so only the decay curves there.
     shift = np.zeros_like(np.asarray(problem.theta["head"]["kernel"]))
     flat = jax.flatten_util.ravel_pytree(
@@ -254,5 +265,5 @@ def test_one_encoder_pass_a_batch_whatever_the_number_of_products(x64, monkeypat
     monkeypatch.setattr(small_cnn, "convolve_patches", None)
     stages = 2  # convolutions of one forward pass
     # A validation and a train pass; with A one more, backward to the images.
-    assert num_convolutions(Problem(weights=True)) == 2 * stages
-    assert num_convolutions(Problem(augment="per_point")) == 3 * stages
+    assert num_convolutions(problem_of(**SUB_MODELS["W"])) == 2 * stages
+    assert num_convolutions(problem_of(**SUB_MODELS["A"])) == 3 * stages

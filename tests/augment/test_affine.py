@@ -1,5 +1,7 @@
 """Affine maps against scipy and dm-pix, their gradients against finite differences."""
 
+import functools
+
 import dm_pix
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,11 @@ def random_magnitudes(names, batch, seed=1):
     mean = np.array([affine.OPERATIONS[name].mean for name in names])
     unit = np.array([affine.OPERATIONS[name].range for name in names])
     return mean + 0.5 * unit * noise
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def warp(names, images, magnitudes):
+    return affine.resample(images, affine.compose(names, magnitudes, images.shape[1:3]))
 
 
 def push_matrix(name, magnitude, size):
@@ -64,8 +71,7 @@ def scipy_warp(image, names, magnitudes):
 def test_composed_warp_equals_scipy(x64, shape, names):
     images = images_of(shape)
     magnitudes = random_magnitudes(names, shape[0])
-    pull_map = affine.compose(names, jnp.asarray(magnitudes), shape[1:3])
-    warped = affine.resample(jnp.asarray(images), pull_map)
+    warped = warp(names, images, magnitudes)
     for image, row, got in zip(images, magnitudes, warped, strict=True):
         np.testing.assert_allclose(got, scipy_warp(image, names, row), atol=1e-9)
 
@@ -74,8 +80,7 @@ def test_composed_warp_equals_scipy(x64, shape, names):
 def test_each_operation_equals_scipy(x64, name):
     images = images_of((3, 10, 12, 2))
     magnitudes = random_magnitudes([name], 3, seed=2)
-    pull_map = affine.compose([name], jnp.asarray(magnitudes), (10, 12))
-    warped = affine.resample(jnp.asarray(images), pull_map)
+    warped = warp((name,), images, magnitudes)
     for image, row, got in zip(images, magnitudes, warped, strict=True):
         np.testing.assert_allclose(got, scipy_warp(image, [name], row), atol=1e-9)
         assert np.abs(got - image).max() > 0.05
@@ -97,12 +102,13 @@ def test_warp_and_its_gradient_equal_dm_pix():
     magnitudes = jnp.asarray(random_magnitudes(SIX, 8), jnp.float32)
     weights = jnp.asarray(images_of(images.shape, seed=3), jnp.float32)
 
-    def total(magnitudes, warp):
+    def total(magnitudes, resample):
         pull_map = affine.compose(SIX, magnitudes, (16, 16))
-        return jnp.vdot(weights, warp(images, pull_map))
+        return jnp.vdot(weights, resample(images, pull_map))
 
-    ours = jax.value_and_grad(total)(magnitudes, affine.resample)
-    theirs = jax.value_and_grad(total)(magnitudes, jax.vmap(dm_pix_warp))
+    both = jax.jit(jax.value_and_grad(total), static_argnums=1)
+    ours = both(magnitudes, affine.resample)
+    theirs = both(magnitudes, jax.vmap(dm_pix_warp))
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5)
     scale = np.abs(theirs[1]).max()
     np.testing.assert_allclose(ours[1], theirs[1], atol=1e-4 * scale)
@@ -113,11 +119,11 @@ def test_gradient_equals_finite_differences(x64):
     magnitudes = jnp.asarray(random_magnitudes(SIX, 2, seed=5))
     weights = jnp.asarray(images_of(images.shape, seed=6))
 
+    @jax.jit
     def total(images, magnitudes):
-        pull_map = affine.compose(SIX, magnitudes, (7, 7))
-        return jnp.vdot(weights, affine.resample(images, pull_map))
+        return jnp.vdot(weights, warp(SIX, images, magnitudes))
 
-    image_grad, grad = jax.grad(total, (0, 1))(images, magnitudes)
+    image_grad, grad = jax.jit(jax.grad(total, (0, 1)))(images, magnitudes)
     step = 1e-7
     for position in np.ndindex(magnitudes.shape):
         up = total(images, magnitudes.at[position].add(step))
@@ -134,19 +140,16 @@ def test_gradient_equals_finite_differences(x64):
 def test_identity_returns_the_image_bit_for_bit():
     images = jnp.asarray(images_of((2, 8, 8, 1)), jnp.float32)
     mean = jnp.array([[affine.OPERATIONS[name].mean for name in SIX]] * 2)
-    warped = affine.resample(images, affine.compose(SIX, mean, (8, 8)))
-    np.testing.assert_array_equal(warped, images)
+    np.testing.assert_array_equal(warp(SIX, images, mean), images)
 
 
 def test_zoom_far_below_zero_stays_finite():
     images = jnp.asarray(images_of((1, 8, 8, 1)), jnp.float32)
 
     def total(zoom):
-        return affine.resample(
-            images, affine.compose(["scale"], zoom[None, None], (8, 8))
-        ).sum()
+        return warp(("scale",), images, zoom[None, None]).sum()
 
-    value, grad = jax.value_and_grad(total)(jnp.float32(-2))
+    value, grad = jax.jit(jax.value_and_grad(total))(jnp.float32(-2))
     assert np.isfinite(value) and np.isfinite(grad)
 
 

@@ -1,5 +1,6 @@
 """g_A as a whole: what gates do, in which order, with whose randomness."""
 
+import functools
 from collections.abc import Callable
 
 import dm_pix
@@ -25,13 +26,16 @@ def keys_of(batch=4):
 
 def augmented(images, gate, operations, sigma_logit=0.0, keys=None):
     shape = (len(images), len(operations))
-    return learned.augment(
+    return augment(
         keys_of(len(images)) if keys is None else keys,
         images,
-        jnp.broadcast_to(jnp.asarray(gate, jnp.float32), shape),
-        jnp.full(shape, sigma_logit),
+        np.full(shape, gate, np.float32),
+        np.full(shape, sigma_logit, np.float32),
         operations=operations,
     )
+
+
+augment = functools.partial(jax.jit, static_argnames="operations")(learned.augment)
 
 
 def test_closed_gates_leave_the_images_alone():
@@ -63,11 +67,11 @@ def test_gradients_reach_gates_and_magnitudes_of_each_operation():
     weights = jnp.asarray(np.random.default_rng(1).normal(size=images.shape))
 
     def total(logits):
-        out = learned.augment(keys_of(), images, *logits, operations=ALL)
+        out = augment(keys_of(), images, *logits, operations=ALL)
         return jnp.vdot(weights.astype(out.dtype), out)
 
     start = (jnp.full((4, len(ALL)), 3.0), jnp.zeros((4, len(ALL))))
-    gate_grad, magnitude_grad = jax.grad(total)(start)
+    gate_grad, magnitude_grad = jax.jit(jax.grad(total))(start)
     assert np.isfinite(gate_grad).all() and np.isfinite(magnitude_grad).all()
     assert (np.abs(gate_grad).max(axis=0) > 0).all()
     assert (np.abs(magnitude_grad).max(axis=0) > 0).all()

@@ -122,9 +122,15 @@ def places_of(count):
 apply_batch = jax.jit(jax.vmap(pil_ops.apply))
 
 
-def assert_equal_to_pillow(names, images, values, places):
+@jax.jit
+def apply_in_turns(*operands):
+    """Each image by its operation alone; a batch goes through all of them."""
+    return jax.lax.map(lambda operand: pil_ops.apply(*operand), operands)
+
+
+def assert_equal_to_pillow(names, images, values, places, apply=apply_batch):
     index = np.array([NAMES.index(name) for name in names], np.int32)
-    ours = np.asarray(apply_batch(index, images, values, places))
+    ours = np.asarray(apply(index, images, values, places))
     theirs = pillow(names, images, values, places)
     differing = np.any(ours != theirs, axis=(1, 2, 3))
     assert not differing.any(), sorted(set(np.array(names)[differing]))
@@ -138,7 +144,7 @@ def test_an_operation_that_alone_may_be_drawn_is_pillows(name):
     images = np.random.default_rng(4).integers(0, 256, (40, 9, 12, 3)).astype(np.uint8)
     values, places = values_of(name, 40), places_of(40)
     values[1::2] = 0
-    only = jax.vmap(functools.partial(pil_ops.apply, names=[name]))
+    only = jax.jit(jax.vmap(functools.partial(pil_ops.apply, names=[name])))
     index = np.array([NAMES.index(name) for name in names], np.int32)
     ours = only(index, images, values, places)
     np.testing.assert_array_equal(ours, pillow(names, images, values, places))
@@ -177,23 +183,26 @@ def test_operation_equals_pillow(name, size):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", SIZES)
 def test_apply_equals_pillow_for_mixed_operations(size, channels):
-    images = images_of(size)[..., :channels]
+    count = 64
+    images, places = images_of(size)[:count, ..., :channels], places_of(count)
+    every = [values_of(name, count) for name in NAMES]
     for shift in range(len(NAMES)):  # Each image sees each operation.
-        names = [NAMES[(i + shift) % len(NAMES)] for i in range(NUM_IMAGES)]
-        every = [values_of(name, NUM_IMAGES) for name in NAMES]
+        names = [NAMES[(i + shift) % len(NAMES)] for i in range(count)]
         values = [every[NAMES.index(name)][i] for i, name in enumerate(names)]
-        places = places_of(NUM_IMAGES)
         assert_equal_to_pillow(names, images, np.array(values), places)
 
 
-@pytest.mark.parametrize("size", [(8, 8), (224, 200), (512, 512)])
-def test_apply_equals_pillow_on_small_and_large_images(size):
+@pytest.mark.parametrize(
+    ("size", "apply"),
+    [((8, 8), apply_batch), ((224, 200), apply_batch), ((512, 512), apply_in_turns)],
+)
+def test_apply_equals_pillow_on_small_and_large_images(size, apply):
     rng = np.random.default_rng(4)
     images = rng.integers(0, 256, (len(NAMES), *size, 3), dtype=np.uint8)
     for end in ("low", "high"):
         ends = [getattr(operation, end) for operation in pil_ops.OPERATIONS.values()]
         values = np.array(ends, np.float32)
-        assert_equal_to_pillow(NAMES, images, values, places_of(len(NAMES)))
+        assert_equal_to_pillow(NAMES, images, values, places_of(len(NAMES)), apply)
 
 
 def test_auto_contrast_equals_double_precision_for_all_extremes():
@@ -253,7 +262,7 @@ def test_translations_near_half_pixels_equal_pillow(size):
 @pytest.mark.parametrize("value", [-1e30, 1e30])
 def test_huge_translations_leave_nothing(value):
     for operation in (pil_ops.translate_x, pil_ops.translate_y):
-        result = operation(images_of(SIZES[1])[-1], value)
+        result = jax.jit(operation)(images_of(SIZES[1])[-1], value)
         np.testing.assert_array_equal(result, 0)
 
 

@@ -298,8 +298,13 @@ def images_of(batch, channels=3, seed=0):
     return np.clip(noisy, 0, 255).astype(np.uint8)
 
 
-def augmented(keys, images, policy, **changes):
-    return np.asarray(policies.augment(keys, images, **options_of(policy, **changes)))
+@functools.cache
+def augmentation(policy):
+    return jax.jit(functools.partial(policies.augment, **options_of(policy)))
+
+
+def augmented(keys, images, policy):
+    return np.asarray(augmentation(policy)(keys, images))
 
 
 def replayed(draws, images):
@@ -336,9 +341,8 @@ def test_an_images_operations_depend_on_its_own_key_only(policy):
 
 def test_compiled_images_are_the_same():
     images, keys = images_of(300), keys_of(300, seed=4)
-    compiled = jax.jit(lambda *args: policies.augment(*args, **options_of("dada")))
-    expected = augmented(keys, images, "dada")
-    np.testing.assert_array_equal(compiled(keys, images), expected)
+    expected = policies.augment(keys, images, **options_of("dada"))
+    np.testing.assert_array_equal(augmented(keys, images, "dada"), expected)
 
 
 def test_compiled_draws_are_the_same_up_to_rounding():
@@ -351,7 +355,7 @@ def test_compiled_draws_are_the_same_up_to_rounding():
 
 def test_without_operations_the_images_stay():
     images = images_of(3)
-    same = augmented(keys_of(3), images, "randaugment", num_ops=0)
+    same = policies.augment(keys_of(3), images, **options_of("randaugment", num_ops=0))
     np.testing.assert_array_equal(same, images)
 
 

@@ -15,7 +15,8 @@ IMAGE = jnp.arange(1.0, 6 * 5 * 2 + 1).reshape(6, 5, 2)
 
 
 def test_crops_are_all_windows_of_the_padded_image_equally_often():
-    crops = jax.vmap(lambda k: standard.random_crop(k, IMAGE, padding=1))(KEYS)
+    crop = jax.jit(jax.vmap(lambda k: standard.random_crop(k, IMAGE, padding=1)))
+    crops = crop(KEYS)
     padded = np.pad(np.asarray(IMAGE), ((1, 1), (1, 1), (0, 0)))
     counts = [
         int(np.sum(np.all(crops == padded[y : y + 6, x : x + 5][None], axis=(1, 2, 3))))
@@ -28,7 +29,7 @@ def test_crops_are_all_windows_of_the_padded_image_equally_often():
 
 
 def test_flips_mirror_half_of_the_images():
-    flipped = jax.vmap(lambda k: standard.random_flip(k, IMAGE))(KEYS)
+    flipped = jax.jit(jax.vmap(lambda k: standard.random_flip(k, IMAGE)))(KEYS)
     mirrored = np.all(flipped == IMAGE[None, :, ::-1], axis=(1, 2, 3))
     same = np.all(flipped == IMAGE[None], axis=(1, 2, 3))
     assert (mirrored ^ same).all()
@@ -37,11 +38,8 @@ def test_flips_mirror_half_of_the_images():
 
 def test_erasing_fills_one_rectangle_in_its_range():
     image, fill = jnp.zeros((32, 32, 3)), jnp.array([1.0, 2.0, 3.0])
-    erased = np.asarray(
-        jax.vmap(lambda k: standard.random_erase(k, image, probability=0.5, fill=fill))(
-            KEYS
-        )
-    )
+    erase = partial(standard.random_erase, image=image, probability=0.5, fill=fill)
+    erased = np.asarray(jax.jit(jax.vmap(erase))(KEYS))
     inside = erased[..., 0] != 0
     was_erased = inside.any(axis=(1, 2))
     assert abs(was_erased.mean() - 0.5) < 0.03
@@ -102,8 +100,9 @@ def test_resized_crops_read_as_pillow_resizes_a_box():
     image = np.random.default_rng(0).random((40, 56)).astype(np.float32)
     source = PIL.Image.fromarray(image)
     keys = KEYS[:50]
-    for key, box in zip(keys, np.round(boxes(keys, (40, 56))), strict=True):
-        crop = standard.random_resized_crop(key, jnp.asarray(image)[..., None], size=16)
+    resize = partial(standard.random_resized_crop, image=image[..., None], size=16)
+    crops = jax.jit(jax.vmap(resize))(keys)
+    for crop, box in zip(crops, np.round(boxes(keys, (40, 56))), strict=True):
         (top, left), extent = box[:2], box[2:]
         expected = source.resize(
             (16, 16),

@@ -1,7 +1,6 @@
 """What a problem of the bank is, and the yardsticks: errors and Newton's method."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -52,28 +51,10 @@ def relative_error(got: PyTree, expected: PyTree) -> float:
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
-@functools.cache
-def hurried() -> dict[str, str | bool]:
-    """Compiler options that save five sixths of the time; none where XLA has not these.
-
-    The programs of these tests run once, so their own speed is of no account.
-    """
-    options: dict[str, str | bool] = {
-        "xla_backend_optimization_level": "0",
-        "xla_cpu_use_fusion_emitters": False,
-        "xla_cpu_parallel_codegen_split_count": "1",
-    }
-    try:
-        jax.jit(lambda x: x + 1).lower(1.0).compile(options)
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return options
-
-
 def run_once(function: Callable, *operands: Any) -> Any:
-    """`function(*operands)`, compiled in a hurry."""
+    """`function(*operands)`, compiled."""
     mapped: Any = function if hasattr(function, "lower") else jax.jit(function)
-    return mapped.lower(*operands).compile(hurried())(*operands)
+    return mapped(*operands)
 
 
 def newton(loss: Callable, start: PyTree, num_steps: int) -> PyTree:

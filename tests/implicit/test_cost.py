@@ -1,5 +1,6 @@
 """What a hypergradient costs: no hidden forward pass, no memory that grows with T."""
 
+import functools
 import statistics
 import time
 
@@ -40,7 +41,14 @@ def inner_loss(params, log_decay, x, labels):
     return outer_loss(params, log_decay, x, labels) + jnp.exp(log_decay) * decay
 
 
-def compiled(solver, curvature=None):
+def neumann(num_terms):
+    return solvers.neumann(num_terms, 0.01)
+
+
+@functools.cache
+def compiled(num_terms, mode="forward-over-reverse"):
+    """A hypergradient by that many terms; None: by the identity."""
+    solver = solvers.identity() if num_terms is None else neumann(num_terms)
     params, hparams, batch = three_layers()
 
     def run(params, hparams, batch):
@@ -52,7 +60,7 @@ def compiled(solver, curvature=None):
             inner_args=batch,
             outer_args=batch,
             solver=solver,
-            curvature=curvature,
+            curvature=curvature.hessian(mode),
         )
 
     return jax.jit(run).lower(params, hparams, batch).compile()
@@ -74,8 +82,7 @@ def test_a_term_costs_no_more_than_a_bare_product():
     """T = 20 against T = 1 and 19 jitted products: medians, taken in turns."""
     operands = three_layers()
     product = jax.jit(hessian_vector_product)
-    short = compiled(solvers.neumann(1, 0.01))
-    long = compiled(solvers.neumann(20, 0.01))
+    short, long = compiled(1), compiled(20)
     times: dict[str, list[float]] = {"product": [], "short": [], "long": []}
     for _ in range(25):
         # 19 in a row, as inside the long solve, so that caches are as warm.
@@ -100,20 +107,15 @@ def test_work_per_term_is_that_of_a_shared_forward_pass():
     """
     operands = three_layers()
     bare = jax.jit(hessian_vector_product).lower(*operands, operands[0]).compile()
-    per_term = (
-        flops(compiled(solvers.neumann(7, 0.01)))
-        - flops(compiled(solvers.neumann(2, 0.01)))
-    ) / 5
+    per_term = (flops(compiled(8)) - flops(compiled(2))) / 6
     assert per_term <= 0.75 * flops(bare)
-    start = flops(compiled(solvers.identity()))
-    assert flops(compiled(solvers.neumann(1, 0.01))) - start <= flops(bare)
+    assert flops(compiled(1)) - flops(compiled(None)) <= flops(bare)
 
 
 @pytest.mark.parametrize("mode", ["forward-over-reverse", "reverse-over-reverse"])
 def test_memory_does_not_grow_with_the_number_of_terms(mode):
     def temporary(num_terms):
-        program = compiled(solvers.neumann(num_terms, 0.01), curvature.hessian(mode))
-        return program.memory_analysis().temp_size_in_bytes
+        return compiled(num_terms, mode).memory_analysis().temp_size_in_bytes
 
     # Beyond 8 terms a loop, whose buffers are reused.
     assert temporary(200) == temporary(20)
@@ -156,7 +158,7 @@ def test_terms_touch_the_head_only():
                 hparams,
                 inner_args=args,
                 outer_args=args,
-                solver=solvers.neumann(num_terms, 0.01),
+                solver=neumann(num_terms),
             )
 
         operands = (head, jnp.zeros(WIDTH), encoder, x, labels)

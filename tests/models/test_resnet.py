@@ -88,12 +88,9 @@ def test_kernels_start_with_variance_two_over_fan_out():
     def stem_and_a_block(model, images, maps):
         return model.conv(images), model.blocks[6](maps, train=False)
 
-    params = ResNet(3, 18).init(
-        jax.random.key(0),
-        jnp.zeros((1, 8, 8, 3)),
-        jnp.zeros((1, 2, 2, 256)),
-        method=stem_and_a_block,
-    )["params"]
+    init = jax.jit(functools.partial(ResNet(3, 18).init, method=stem_and_a_block))
+    images, maps = jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 2, 2, 256))
+    params = init(jax.random.key(0), images, maps)["params"]
     kernels = [params["conv"]["kernel"]]
     # From 256 to 512 channels; the last is the projection.
     kernels += [params["blocks_6"][f"Conv_{i}"]["kernel"] for i in range(3)]

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import functools
 import html.parser
 import io
 import os
@@ -12,7 +13,7 @@ import PIL.Image
 import pytest
 
 from autodo_jax.report import __main__ as cli
-from autodo_jax.report import figures, page
+from autodo_jax.report import figures, page, predictions
 from autodo_jax.workdir import files, report_data
 from tests.report.made_up import CLASSES, EPOCHS, write_run
 
@@ -53,6 +54,17 @@ class Parser(html.parser.HTMLParser):
 
 def parsed(folder):
     return Parser(page.write_page(folder))
+
+
+@pytest.fixture(scope="module")
+def page_of(tmp_path_factory):
+    """The page of a run, drawn once for all that is asked of it."""
+
+    @functools.cache
+    def page_of(**given):
+        return parsed(write_run(tmp_path_factory.mktemp("run") / "run", **given))
+
+    return page_of
 
 
 def test_all_sections_of_a_finished_run(tmp_path):
@@ -120,27 +132,27 @@ def test_pages_hold_what_they_show_and_escape_names(tmp_path):
         ({"epochs": 1}, "curves", "loss"),
     ],
 )
-def test_what_a_run_has_not_is_said(tmp_path, given, section, text):
-    found = parsed(write_run(tmp_path / "run", **given))
+def test_what_a_run_has_not_is_said(page_of, given, section, text):
+    found = page_of(**given)
     assert text in found.text(section)
     assert [id for id in found.ids if id in SECTIONS] == list(SECTIONS)
     unfinished = "This run has not finished: " in found.text("")
     assert unfinished == (given.get("epochs", EPOCHS) < EPOCHS)
 
 
-def test_a_hundred_classes_are_cut_to_what_can_be_read(tmp_path):
-    names = tuple(f"class {i}" for i in range(100))
-    found = parsed(write_run(tmp_path / "run", class_names=names))
+def test_a_hundred_classes_are_cut_to_what_can_be_read(page_of):
+    found = page_of(class_names=tuple(f"class {i}" for i in range(100)))
     assert "Only the 30 worst classes of 100 are shown." in found.text("classes")
     assert "class 99" in found.text("classes")
 
 
-@pytest.mark.parametrize(
-    "name", ["猫", "a\x07b", "x" * 300, r"$\frac$", "</text></svg><script>"]
-)
-def test_class_names_of_any_letters(tmp_path, name):
+STRANGE = ("猫", "a\x07b", "x" * 300, r"$\frac$", "</text></svg><script>")
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_class_names_of_any_letters(page_of, name):
     # Matplotlib's warnings of fonts and of figures too small are errors here.
-    found = parsed(write_run(tmp_path / "run", class_names=(name, "b", "c", "d")))
+    found = page_of(class_names=STRANGE)
     assert "script" not in found.tags
     assert name in found.text("suspects")
 
@@ -164,7 +176,8 @@ def replace_data(folder, **values):
 def test_inputs_of_the_head_that_cannot_be_drawn(tmp_path, features, text):
     folder = write_run(tmp_path / "run")
     replace_data(folder, features=features.astype(np.float16))
-    assert text in parsed(folder).text("embedding")
+    shown = report_data.load_report_data(folder)
+    assert text in predictions.embedding(shown).text
 
 
 def test_no_images_of_suspects(tmp_path):

@@ -1,8 +1,8 @@
 """Streamed against resident images, and both against Pillow's pixels of the files."""
 
+import multiprocessing
+import operator
 import pickle
-import subprocess
-import sys
 import tarfile
 import zipfile
 from concurrent import futures
@@ -113,25 +113,20 @@ def test_many_threads_may_read_at_once(root, tmp_path, name):
     np.testing.assert_array_equal(found, expected[rows])
 
 
-def read_elsewhere(found, row):
-    """Bytes of an image, from a process that gets `found` as a worker does."""
-    code = (
-        "import pickle, sys; images = pickle.load(sys.stdin.buffer);"
-        f"sys.stdout.buffer.write(images[{row}].tobytes())"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        input=pickle.dumps(found),
-        capture_output=True,
-        check=True,
-    ).stdout
+@pytest.fixture(scope="module")
+def elsewhere():
+    """Another process, which gets its arguments as a worker does."""
+    spawn = multiprocessing.get_context("spawn")
+    with futures.ProcessPoolExecutor(1, spawn) as pool:
+        yield pool
 
 
 @pytest.mark.parametrize("name", ["x", "x.tar", "x.zip"])
-def test_another_process_reads_them(root, tmp_path, name):
+def test_another_process_reads_them(root, tmp_path, name, elsewhere):
     train = load(pack(root, tmp_path / name))[1].train
     expected = resized(root / train.ids[3])
-    assert read_elsewhere(train.images, 3) == expected.tobytes()
+    found = elsewhere.submit(operator.getitem, train.images, 3).result()
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_taking_and_joining_decode_nothing(root, monkeypatch):
@@ -369,11 +364,12 @@ def test_many_threads_may_read_prepared_data_at_once(cifar10):
     np.testing.assert_array_equal(found, pixels[number(train.ids)[rows]])
 
 
-def test_another_process_reads_prepared_data(cifar10):
+def test_another_process_reads_prepared_data(cifar10, elsewhere):
     data_dir, pixels, _ = cifar10
     train = tfds.load(data_config("cifar10", data_dir, stream=True), seed=0).train
     expected = pixels[number(train.ids)[3]]
-    assert read_elsewhere(train.images, 3) == expected.tobytes()
+    found = elsewhere.submit(operator.getitem, train.images, 3).result()
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_prepared_data_removed_meanwhile_are_named(tmp_path):
