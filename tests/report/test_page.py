@@ -11,6 +11,7 @@ import re
 import numpy as np
 import PIL.Image
 import pytest
+from matplotlib.figure import Figure
 
 from autodo_jax.report import __main__ as cli
 from autodo_jax.report import figures, page, predictions
@@ -65,6 +66,16 @@ def page_of(tmp_path_factory):
         return parsed(write_run(tmp_path_factory.mktemp("run") / "run", **given))
 
     return page_of
+
+
+@pytest.fixture
+def empty_figures(monkeypatch):
+    """For pages that are asked for something else: figures take most of their time."""
+
+    def save(figure, file, **_):
+        file.write('<svg viewBox="0 0 9 9"></svg>')
+
+    monkeypatch.setattr(Figure, "savefig", save)
 
 
 def test_all_sections_of_a_finished_run(tmp_path):
@@ -256,6 +267,7 @@ def test_a_damaged_file_is_said_in_a_line(tmp_path, capsys, name):
         ("dataset.csv", lambda text: text.replace("cat", "dog"), "do not fit"),
     ],
 )
+@pytest.mark.usefixtures("empty_figures")
 def test_files_that_do_not_fit_together_are_said_in_a_line(
     tmp_path, capsys, name, change, reason
 ):
@@ -292,6 +304,7 @@ def test_files_of_another_version_are_said_in_a_line(
     assert reason in line and str(folder) in line
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_metrics_of_another_program_are_no_run(tmp_path):
     write_run(tmp_path / "run", epochs=3)
     (tmp_path / "other").mkdir()
