@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from autodo_jax._typing import PyTree
 from autodo_jax.implicit import checks, tree
 from autodo_jax.implicit.curvature import Curvature, hessian
-from autodo_jax.implicit.solvers import Matvec, Solver, conjugate_gradient, split_info
+from autodo_jax.implicit.krylov import conjugate_gradient
+from autodo_jax.implicit.linear import Matvec, Solver, split_info
 
 
 def implicit_argmin(

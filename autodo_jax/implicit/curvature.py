@@ -15,7 +15,7 @@ import optax
 
 from autodo_jax._typing import PyTree
 from autodo_jax.implicit import checks
-from autodo_jax.implicit.solvers import Matvec, damp
+from autodo_jax.implicit.linear import Matvec, damp
 
 Curvature = Callable[[Callable, PyTree, PyTree, tuple], Matvec]
 

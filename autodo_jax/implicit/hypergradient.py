@@ -22,7 +22,10 @@ from autodo_jax._typing import AxisName, PyTree
 from autodo_jax.implicit import checks, tree
 from autodo_jax.implicit.adjoint import (
     System,
+    best_length,
+    call_solver,
     collectives,
+    nonzero,
     num_batches,
     reverse_system,
     solve_from,
@@ -30,7 +33,8 @@ from autodo_jax.implicit.adjoint import (
     take_batch,
 )
 from autodo_jax.implicit.curvature import Curvature, hessian
-from autodo_jax.implicit.solvers import Matvec, MatvecAt, Solver, neumann
+from autodo_jax.implicit.linear import BoundedSolver, Matvec, MatvecAt, Solver
+from autodo_jax.implicit.series import neumann
 
 _DEFAULT_SOLVER = neumann(num_terms=20, step_size="auto")
 
@@ -316,9 +320,9 @@ def _implicit_gradient(
         x0 = jax.lax.stop_gradient(tree.cast_like(x0, b))
     matvec = on_vectors(system.matvec)
 
-    def solve(rhs: PyTree) -> Any:
+    def solve(rhs: PyTree, tol_scale: chex.Numeric) -> Any:
         if matvec_at is None:
-            return solver(matvec, rhs)
+            return call_solver(solver, matvec, rhs, tol_scale)
         return solver.stochastic(lambda j: on_vectors(matvec_at(j)), rhs)
 
     x, solver_info = solve_from(solve, matvec, b, x0)
@@ -326,13 +330,16 @@ def _implicit_gradient(
     unit_x, x_norm = tree.normalize(x)
     unit_product, mixed = system.adjoint(vary(tree.cast_like(unit_x, params)))
     unit_product = mean(tree.promote(unit_product))
+    if matvec_at is None and isinstance(solver, BoundedSolver):
+        x_norm = best_length(unit_product, b, x_norm)
+        x = tree.scale(x_norm, unit_x)
     value, direct, mixed, optimality = mean((value, direct, mixed, system.optimality))
     grads = optax.tree.sub(direct, tree.scale(x_norm, mixed))
     product, b_norm = tree.scale(x_norm, unit_product), tree.norm(b)
     info = HypergradInfo(
         inner_grad_norm=tree.norm(tree.promote(optimality)),
-        residual_norm=tree.norm(optax.tree.sub(product, b)) / _nonzero(b_norm),
-        curvature=optax.tree.vdot(unit_x, unit_product),
+        residual_norm=tree.norm(optax.tree.sub(product, b)) / nonzero(b_norm),
+        curvature=tree.vdot(unit_x, unit_product),
         rhs_norm=b_norm,
         direct_norm=tree.norm(tree.promote(direct)),
         grads_finite=tree.all_finite(grads),
@@ -341,7 +348,3 @@ def _implicit_gradient(
         solver_info=solver_info,
     )
     return value, grads, info
-
-
-def _nonzero(x: chex.Array) -> chex.Array:
-    return jnp.where(x == 0, 1, x)

@@ -52,7 +52,7 @@ STALE = """        x = jax.tree.map(
 MUTANTS = {
     "the step size is missing": Mutant(
         "P9",
-        "solvers.py",
+        "series.py",
         {"start = tree.scale(step, b)": "start = b"},
     ),
     "no direct term": Mutant(
@@ -70,17 +70,23 @@ MUTANTS = {
     ),
     "directions from the old residual": Mutant(
         "P4",
-        "solvers.py",
-        {"p = tree.add_scaled(z, new_rz": "p = tree.add_scaled(state[2], new_rz"},
+        "krylov.py",
+        {
+            "p = tree.add_scaled(z, new_rz / _nonzero(rz)": "p = tree.add_scaled("
+            "state.r, new_rz / _nonzero(rz)"
+        },
     ),
     "a residual step of ten": Mutant(
         "isotropic",
-        "solvers.py",
-        {"r_step = jnp.where(negative, 0, rz / safe)": "r_step = 10 * rz / safe"},
+        "krylov.py",
+        {
+            "r = tree.add_scaled(r, -length, product)\n            z =": "r = "
+            "tree.add_scaled(r, -10 * length, product)\n            z ="
+        },
     ),
     "the last iterate is dropped": Mutant(
         "isotropic",
-        "solvers.py",
+        "krylov.py",
         {"            z = precondition(r)\n            new_rz": "    " + STALE},
     ),
     "block-diagonal Hessian": Mutant(
@@ -98,19 +104,19 @@ MUTANTS = {
     ),
     "one product too few, unrolled": Mutant(
         "T=5",
-        "solvers.py",
+        "loops.py",
         {"for i in range(num_times)": "for i in range(num_times - 1)"},
     ),
     "one product too few, in a loop": Mutant(
         "P9",
-        "solvers.py",
+        "loops.py",
         {
             "fori_loop(0, num_times, body": "fori_loop(1, num_times, body",
         },
     ),
     "one product too many": Mutant(
         "T=5",
-        "solvers.py",
+        "loops.py",
         {"for i in range(num_times)": "for i in range(num_times + 1)"},
     ),
     "the system of a root is not transposed": Mutant(
@@ -124,7 +130,7 @@ MUTANTS = {
     "the warm start is not subtracted": Mutant(
         "P12",
         "adjoint.py",
-        {"rhs = b if x0 is None else": "rhs = b if True else"},
+        {"rhs = tree.select(helps, rhs, b)": "rhs = b"},
     ),
     "the warm start is not used": Mutant(
         "P12",
@@ -143,8 +149,8 @@ MUTANTS = {
     ),
     "no floor under the range": Mutant(
         "P11",
-        "solvers.py",
-        {"x = x + (flat_b - u @ jnp.where(in_range, along, 0)) / damping": "pass"},
+        "direct.py",
+        {"x = x + (flat_b - u @ jnp.where(in_range, along, 0)) / self.damping": "pass"},
     ),
     "a right-hand side that underflows": Mutant(
         "tiny",
