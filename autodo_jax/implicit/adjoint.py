@@ -14,6 +14,7 @@ from autodo_jax.implicit import checks, tree
 from autodo_jax.implicit.curvature import Curvature, Hessian
 from autodo_jax.implicit.linear import (
     BoundedSolver,
+    LinearMap,
     Matvec,
     Solver,
     StochasticSolver,
@@ -105,6 +106,24 @@ def call_solver(
     if isinstance(solver, BoundedSolver):
         return solver.bounded(matvec, b, tol_scale)
     return solver(matvec, b)
+
+
+def mean_product(
+    matvec: Matvec, params: PyTree, vary: Callable, mean: Callable
+) -> Matvec:
+    """Returns the product on float32 vectors, averaged over the devices.
+
+    Derivatives of the local loss first, the mean over the axis last.
+    """
+
+    def local(v: PyTree) -> PyTree:
+        return tree.promote(matvec(tree.cast_like(v, params)))
+
+    def transposed(u: PyTree) -> PyTree:
+        u = vary(u)
+        return mean(jax.linear_transpose(local, u)(u)[0])
+
+    return LinearMap(lambda v: mean(local(vary(v))), transposed)
 
 
 def best_length(product: PyTree, b: PyTree, length: chex.Array) -> chex.Array:

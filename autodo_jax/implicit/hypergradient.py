@@ -25,6 +25,7 @@ from autodo_jax.implicit.adjoint import (
     best_length,
     call_solver,
     collectives,
+    mean_product,
     nonzero,
     num_batches,
     reverse_system,
@@ -311,8 +312,7 @@ def _implicit_gradient(
         )
 
     def on_vectors(matvec: Matvec) -> Matvec:
-        # Derivatives of the local loss first, the mean over the axis last.
-        return lambda v: mean(tree.promote(matvec(vary(tree.cast_like(v, params)))))
+        return mean_product(matvec, params, vary, mean)
 
     b = mean(tree.promote(outer_grad))
     if x0 is not None:

@@ -4,12 +4,11 @@ import dataclasses
 from typing import NamedTuple
 
 import chex
-import jax
 import jax.numpy as jnp
 
 from autodo_jax._typing import PyTree
 from autodo_jax.implicit import checks, loops, tree
-from autodo_jax.implicit.linear import HashableOptions, Matvec, damp
+from autodo_jax.implicit.linear import HashableOptions, Matvec, damp, transpose
 
 
 class ConjugateGradientInfo(NamedTuple):
@@ -208,7 +207,7 @@ class NormalCG(HashableOptions):
     ) -> tuple[PyTree, NormalCGInfo]:
         """Solves with a tolerance relative to `tol_scale`; None: to |b|."""
         matvec = damp(matvec, self.damping)
-        transposed = matvec if self.symmetric else _transpose(matvec, b)
+        transposed = matvec if self.symmetric else transpose(matvec, b)
         unit, b_norm = tree.normalize(b)
         threshold = tolerance(self.tol, b_norm.dtype)
         if tol_scale is not None:
@@ -243,11 +242,6 @@ class NormalCG(HashableOptions):
         start = _NormalState(k, zero, unit, s, s, rr, ss, jnp.zeros_like(rr))
         end = loops.while_loop(is_unfinished, iterate, start)
         return tree.scale(b_norm, end.x), NormalCGInfo(end.k, jnp.sqrt(end.rr))
-
-
-def _transpose(matvec: Matvec, like: PyTree) -> Matvec:
-    transposed = jax.linear_transpose(matvec, like)
-    return lambda v: transposed(v)[0]
 
 
 def _nonzero(x: chex.Array) -> chex.Array:

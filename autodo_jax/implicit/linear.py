@@ -37,6 +37,25 @@ class BoundedSolver(Protocol):
         """
 
 
+@dataclasses.dataclass(frozen=True)
+class LinearMap:
+    """A product with A that also knows the one with its transpose."""
+
+    product: Matvec
+    transposed: Matvec
+
+    def __call__(self, v: PyTree) -> PyTree:
+        return self.product(v)
+
+
+def transpose(matvec: Matvec, like: PyTree) -> Matvec:
+    """Returns the product with A', by linear transposition where it is not given."""
+    if isinstance(matvec, LinearMap):
+        return matvec.transposed
+    transposed = jax.linear_transpose(matvec, like)
+    return lambda v: transposed(v)[0]
+
+
 class HashableOptions:
     """Equality and hash of frozen dataclasses whose fields may be arrays or keys."""
 
@@ -82,7 +101,13 @@ def damp(matvec: Matvec, damping: chex.Numeric) -> Matvec:
     """Returns the product with `A + damping I`."""
     if is_zero(damping):
         return matvec
-    return lambda v: tree.add_scaled(matvec(v), damping, v)
+
+    def damped(product: Matvec) -> Matvec:
+        return lambda v: tree.add_scaled(product(v), damping, v)
+
+    if isinstance(matvec, LinearMap):
+        return LinearMap(damped(matvec.product), damped(matvec.transposed))
+    return damped(matvec)
 
 
 def is_zero(damping: Any) -> bool:
