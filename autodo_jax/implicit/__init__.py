@@ -6,8 +6,8 @@ from autodo_jax.implicit.decorators import (
     implicit_fixed_point,
     implicit_root,
 )
+from autodo_jax.implicit.gradient import HypergradInfo
 from autodo_jax.implicit.hypergradient import (
-    HypergradInfo,
     hypergrad,
     hypergrad_root,
     value_and_hypergrad,

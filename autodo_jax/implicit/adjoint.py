@@ -11,7 +11,7 @@ import optax
 
 from autodo_jax._typing import AxisName, PyTree
 from autodo_jax.implicit import checks, tree
-from autodo_jax.implicit.curvature import Curvature, Hessian
+from autodo_jax.implicit.curvature import Curvature, FiniteDifference, Hessian
 from autodo_jax.implicit.linear import (
     BoundedSolver,
     LinearMap,
@@ -45,6 +45,9 @@ def stationary_system(
         )
         return _add_damping(system, curvature.damping)
 
+    if isinstance(curvature, FiniteDifference):
+        return _difference_system(inner_loss, curvature, params, hparams, args)
+
     # A directional derivative of the whole gradient contains H v and the mixed term.
     (optimality, _), directional = jax.linearize(
         lambda theta: jax.grad(inner_loss, (0, 1))(theta, hparams, *args), params
@@ -57,6 +60,28 @@ def stationary_system(
         return _add_damping(system, curvature.damping)
     matvec = curvature(inner_loss, params, hparams, args)
     return System(optimality, matvec, lambda x: (matvec(x), directional(x)[1]))
+
+
+def _difference_system(
+    inner_loss: Callable,
+    curvature: FiniteDifference,
+    params: PyTree,
+    hparams: PyTree,
+    args: tuple,
+) -> System:
+    """Returns the system made of gradients at shifted parameters only."""
+
+    def gradients(theta: PyTree) -> tuple[PyTree, PyTree]:
+        return jax.grad(inner_loss, (0, 1))(theta, hparams, *args)
+
+    directional = curvature.directional(gradients, params)
+
+    def adjoint(x: PyTree) -> tuple[PyTree, PyTree]:
+        product, mixed = directional(x)
+        return product, tree.cast_like(mixed, hparams)
+
+    system = System(gradients(params)[0], lambda v: directional(v)[0], adjoint)
+    return _add_damping(system, curvature.damping)
 
 
 def reverse_system(optimality_fn: Callable, params: PyTree, hparams: PyTree) -> System:

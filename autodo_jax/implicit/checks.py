@@ -101,22 +101,25 @@ def _parameters(function: Callable) -> Any:
         return {}
 
 
-def scalar_loss(name: str, loss: Callable, has_aux: bool = False) -> Callable:
+def scalar_loss(
+    name: str, loss: Callable, has_aux: bool = False, aux_option: str = ""
+) -> Callable:
     """Wraps `loss` to raise a TypeError or ValueError unless it returns a scalar."""
+
+    hint = f"; with auxiliary output pass {aux_option}=True" if aux_option else ""
 
     def checked(*args: Any, **kwargs: Any) -> chex.Array | tuple[chex.Array, PyTree]:
         returned = loss(*args, **kwargs)
         if has_aux and not (isinstance(returned, tuple) and len(returned) == 2):
             raise TypeError(
-                f"`{name}` must return a pair (scalar, aux) with outer_has_aux=True, "
+                f"`{name}` must return a pair (scalar, aux) with {aux_option}=True, "
                 f"got {type(returned).__name__}."
             )
         value = returned[0] if has_aux else returned
         if len(jax.tree.leaves(value)) != 1 or isinstance(value, (tuple, list, dict)):
             raise TypeError(
                 f"`{name}` must return a scalar array, got "
-                f"{jax.tree.structure(value)}; with auxiliary output of the outer loss "
-                "pass outer_has_aux=True."
+                f"{jax.tree.structure(value)}{hint}."
             )
         value = jnp.asarray(value)
         if value.shape != ():

@@ -69,10 +69,9 @@ def _random_like(key: chex.PRNGKey, like: PyTree) -> PyTree:
     """
     structure: Any
     leaves, structure = jax.tree.flatten(like)
-    is_sharded = any(tree.shard_axes(x) or tree.has_explicit_spec(x) for x in leaves)
-    if len(leaves) <= _MAX_DRAWS and not is_sharded:
+    if len(leaves) <= _MAX_DRAWS and not any(map(tree.shard_axes, leaves)):
         draws = optax.tree.random_like(key, like, jax.random.normal)
-        return jax.tree.map(tree.vary_like, draws, like)
+        return jax.tree.map(tree.place_like, draws, like)
     seeds = jax.random.bits(key, (len(leaves),), jnp.uint32)
     return structure.unflatten(
         [_scrambled(seeds[i], leaf) for i, leaf in enumerate(leaves)]
@@ -93,5 +92,4 @@ def _scrambled(seed: chex.Array, like: chex.Array) -> chex.Array:
         bits = (bits ^ (bits >> shift)) * jnp.uint32(factor)
     bits = bits ^ (bits >> 16)
     uniform = bits.astype(like.dtype) / math.ldexp(1, 31) - 1
-    # Takes over the sharding of `like`, without its values.
-    return tree.vary_like(uniform, like) + tree.zeros_like(like)
+    return tree.place_like(uniform, like)

@@ -119,6 +119,13 @@ def vary_like(leaf: chex.Array, like: chex.Array) -> chex.Array:
     return as_varying(leaf, tuple(missing)) if missing else leaf
 
 
+def place_like(leaf: chex.Array, like: chex.Array) -> chex.Array:
+    """Gives `leaf`, which every device has whole, the sharding of `like`."""
+    if has_explicit_spec(like):
+        leaf = jax.sharding.reshard(leaf, jax.typeof(like).sharding.spec)
+    return vary_like(leaf, like)
+
+
 def as_varying(leaf: chex.Array, name: AxisName) -> chex.Array:
     """Marks `leaf` as varying over an axis, or a tuple of axes, of a shard_map."""
     pcast = getattr(jax.lax, "pcast", None)

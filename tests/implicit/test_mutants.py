@@ -41,11 +41,7 @@ BLOCKED = """lambda v: jax.tree.unflatten(
     )"""
 
 # The step that meets the tolerance is dropped.
-STALE = """        x = jax.tree.map(
-                lambda new, old: jnp.where(tree.norm(r) > threshold, new, old),
-                x,
-                state[1],
-            )
+STALE = """        x = tree.select(tree.norm(r) > threshold, x, state.x)
             z = precondition(r)
             new_rz"""
 
@@ -57,15 +53,15 @@ MUTANTS = {
     ),
     "no direct term": Mutant(
         "P1b",
-        "hypergradient.py",
+        "gradient.py",
         {"optax.tree.sub(direct,": "optax.tree.sub(optax.tree.zeros_like(direct),"},
     ),
     "wrong sign": Mutant(
-        "P1b", "hypergradient.py", {"optax.tree.sub(direct,": "optax.tree.add(direct,"}
+        "P1b", "gradient.py", {"optax.tree.sub(direct,": "optax.tree.add(direct,"}
     ),
     "the identity for the Hessian": Mutant(
         "P4",
-        "hypergradient.py",
+        "gradient.py",
         {"matvec = on_vectors(system.matvec)": "matvec = on_vectors(lambda v: v)"},
     ),
     "directions from the old residual": Mutant(
@@ -91,12 +87,12 @@ MUTANTS = {
     ),
     "block-diagonal Hessian": Mutant(
         "P4",
-        "hypergradient.py",
+        "gradient.py",
         {"matvec = on_vectors(system.matvec)": f"matvec = {BLOCKED}"},
     ),
     "hidden damping": Mutant(
         "P1b",
-        "hypergradient.py",
+        "gradient.py",
         {
             "matvec = on_vectors(system.matvec)": "matvec = on_vectors("
             "lambda v: tree.add_scaled(system.matvec(v), 0.01, v))"
