@@ -142,7 +142,8 @@ def mean_product(
     """
 
     def local(v: PyTree) -> PyTree:
-        return tree.promote(matvec(tree.cast_like(v, params)))
+        v = jax.tree.map(tree.vary_like, tree.cast_like(v, params), params)
+        return tree.promote(matvec(v))
 
     def transposed(u: PyTree) -> PyTree:
         u = vary(u)
