@@ -5,6 +5,7 @@ inside `jax.shard_map`, where inner products are summed over the shards or refus
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,8 +59,10 @@ def outer(w, h, x, y, total=lambda value: value):
 
 
 def run(solver, params, h, x, y, total=None, **options):
-    losses = [functools.partial(f, total=total) if total else f for f in (inner, outer)]
-    args = {"inner_args": (x, y), "outer_args": (x, y)}
+    losses: Any = [
+        functools.partial(f, total=total) if total else f for f in (inner, outer)
+    ]
+    args: Any = {"inner_args": (x, y), "outer_args": (x, y)}
     _, grads, info = value_and_hypergrad(
         *losses, params, h, solver=solver, **args, **options
     )
@@ -94,7 +97,7 @@ def test_sharded_arrays(kind):
 
             program = jax.jit(functools.partial(all_of, ITERATIVE))
             compiled = program.lower(*sharded).compile(hurried())
-            assert "all-gather" not in compiled.as_text()
+            assert "all-gather" not in str(compiled.as_text())
             got = compiled(*sharded) | run_once(
                 functools.partial(all_of, DIRECT), *sharded
             )

@@ -7,6 +7,7 @@ right values are numpy's, by the pseudo-inverse.
 
 import functools
 import pickle
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -147,7 +148,7 @@ def test_under_vmap(name, dtype):
             assert bool(got[2][i]) or name not in ITERATIVE
             assert name not in ITERATIVE or got[1][i] <= 1.01
             continue
-        part = [np.asarray(leaf, np.float64)[i] for leaf in got]
+        part: Any = [np.asarray(leaf, np.float64)[i] for leaf in got]
         check(name, case, exact_matrices[i], exact_sides[i], *part, TOLERANCES[dtype])
 
 
@@ -170,7 +171,7 @@ def test_one_by_one(name, way):
             lambda m, s: jax.lax.map(lambda p: one(*p), (m, s)), matrices, sides
         )
     for i, case in enumerate(SPECTRA):
-        part = [np.asarray(leaf)[i] for leaf in got]
+        part: Any = [np.asarray(leaf)[i] for leaf in got]
         check(name, case, exact_matrices[i], exact_sides[i], *part, 1e-3)
 
 
@@ -179,7 +180,7 @@ def test_eagerly(name):
     matrices, sides, exact_matrices, exact_sides = rounded(jnp.float32)
     for i, case in enumerate(SPECTRA):
         if case in ("indefinite", "singular, b out of range"):
-            got = solve(SOLVERS[name], DTYPES["float32"], matrices[i], sides[i])
+            got: Any = solve(SOLVERS[name], DTYPES["float32"], matrices[i], sides[i])
             check(name, case, exact_matrices[i], exact_sides[i], *got, 1e-3)
 
 
