@@ -156,7 +156,8 @@ def best_length(product: PyTree, b: PyTree, length: chex.Array) -> chex.Array:
     """Returns `length`, or where `|length * product - b| > |b|` the best one.
 
     With `product = A u` the residual of `c u` is smallest, and at most |b|, at
-    `c = (A u)'b / |A u|^2`. The last step of a series needs it, and rounding errors.
+    `c = (A u)'b / |A u|^2`. Recurrences
+    say that they are below |b|, but lose it to rounding in singular systems.
     """
     unit_b, b_norm = tree.normalize(b)
     unit_product, product_norm = tree.normalize(product)

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import PartitionSpec
 
 from autodo_jax._typing import PyTree
-from autodo_jax.implicit import checks
+from autodo_jax.implicit import checks, tree
 from autodo_jax.implicit.linear import HashableOptions, Matvec, damp, is_zero
 
 
@@ -56,7 +56,7 @@ class Nystrom(HashableOptions):
         u = basis @ vectors
         along = u.T @ flat_b
         # Eigenvalues that are zero up to rounding count as outside the range.
-        floor = jnp.finfo(values.dtype).eps * columns * jnp.max(jnp.abs(values))
+        floor = tree.epsilon(b) * columns * jnp.max(jnp.abs(values))
         in_range = jnp.abs(values) > floor
         shifted = jnp.where(in_range, values + self.damping, 1)
         x = u @ jnp.where(in_range, along / shifted, 0)

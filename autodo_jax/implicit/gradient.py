@@ -20,6 +20,7 @@ from autodo_jax.implicit.adjoint import (
     solve_from,
 )
 from autodo_jax.implicit.linear import BoundedSolver, Matvec, MatvecAt
+from autodo_jax.implicit.series import Neumann
 from autodo_jax.implicit.sharding import parameter_axes
 
 
@@ -93,14 +94,16 @@ def implicit_gradient(
 
     with tree.sharded_over(axes):
         x, solver_info = solve_from(solve, matvec, b, x0)
-        is_bounded = matvec_at is None and isinstance(solver, BoundedSolver)
+        # A series would pay a product for it, and has looked at its residuals.
+        is_recurrence = isinstance(solver, BoundedSolver)
+        is_recurrence &= not isinstance(solver, Neumann)
 
         def adjoint(v: PyTree) -> tuple[PyTree, PyTree]:
             product, mixed = system.adjoint(vary(tree.cast_like(v, params)))
             return mean(tree.promote(product)), mean(mixed)
 
         direct, optimality = mean((direct, system.optimality))
-        grads, info = _assemble(adjoint, x, b, direct, is_bounded)
+        grads, info = _assemble(adjoint, x, b, direct, is_recurrence)
         info = info._replace(
             inner_grad_norm=tree.norm(tree.promote(optimality)),
             aux=aux,
@@ -114,13 +117,13 @@ def _assemble(
     x: PyTree,
     b: PyTree,
     direct: PyTree,
-    is_bounded: bool,
+    is_recurrence: bool,
 ) -> tuple[PyTree, HypergradInfo]:
     """Returns the hypergradient from the solution, and what that product tells."""
     # At x / |x|, because a tiny x would underflow in x'Ax, and in float16 everywhere.
     unit_x, x_norm = tree.normalize(x)
     unit_product, mixed = adjoint(unit_x)
-    if is_bounded:
+    if is_recurrence:
         length = best_length(unit_product, b, x_norm)
         x = tree.select(length == x_norm, x, tree.scale(length, unit_x))
         x_norm = length

@@ -34,9 +34,9 @@ def check_options(
         checks.check_callable("preconditioner", preconditioner, "`v -> M v`")
 
 
-def tolerance(tol: float | None, dtype: chex.ArrayDType) -> chex.Numeric:
+def tolerance(tol: float | None, b: PyTree) -> chex.Numeric:
     """Returns `tol`, or where it is None ten times machine epsilon."""
-    return 10 * jnp.finfo(dtype).eps if tol is None else tol
+    return 10 * tree.epsilon(b) if tol is None else tol
 
 
 def conjugate_gradient(
@@ -98,7 +98,7 @@ class ConjugateGradient(HashableOptions):
         """Solves with a tolerance relative to `tol_scale`; None: to |b|."""
         matvec = damp(matvec, self.damping)
         unit, b_norm = tree.normalize(b)
-        threshold = tolerance(self.tol, b_norm.dtype)
+        threshold = tolerance(self.tol, b)
         if tol_scale is not None:
             threshold = threshold * tol_scale / _nonzero(b_norm)
         precondition = self.preconditioner or (lambda v: v)
@@ -209,10 +209,10 @@ class NormalCG(HashableOptions):
         matvec = damp(matvec, self.damping)
         transposed = matvec if self.symmetric else transpose(matvec, b)
         unit, b_norm = tree.normalize(b)
-        threshold = tolerance(self.tol, b_norm.dtype)
+        threshold = tolerance(self.tol, b)
         if tol_scale is not None:
             threshold = threshold * tol_scale / _nonzero(b_norm)
-        rounding = 10 * jnp.finfo(b_norm.dtype).eps
+        rounding = 10 * tree.epsilon(b)
 
         def is_unfinished(state: _NormalState) -> chex.Array:
             is_large = state.rr > threshold**2

@@ -84,7 +84,7 @@ class Minres(HashableOptions):
         """Solves with a tolerance relative to `tol_scale`; None: to |b|."""
         matvec = damp(matvec, self.damping)
         unit, b_norm = tree.normalize(b)
-        threshold = tolerance(self.tol, b_norm.dtype)
+        threshold = tolerance(self.tol, b)
         if tol_scale is not None:
             threshold = threshold * tol_scale / jnp.where(b_norm == 0, 1, b_norm)
         precondition = self.preconditioner or (lambda v: v)
@@ -142,7 +142,7 @@ def _iterate(s: _State, matvec: Matvec, precondition: Matvec) -> _State:
     gbar = s.sin * s.dbar - s.cos * alpha
     dbar = -s.cos * beta
     gamma = jnp.sqrt(gbar**2 + beta**2)
-    rounding = 10 * jnp.finfo(gamma.dtype).eps * jnp.sqrt(a_squared)
+    rounding = 100 * tree.epsilon(v) * jnp.sqrt(a_squared)
     # |A r| / |r|: at zero x solves the least squares, and the next step may be 0 / 0.
     is_least = jnp.sqrt(gbar**2 + dbar**2) <= rounding
     cos, sin = gbar / _nonzero(gamma), beta / _nonzero(gamma)

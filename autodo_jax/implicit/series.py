@@ -95,7 +95,9 @@ class Neumann(HashableOptions):
         """Returns the last partial sum, unless the residual has grown before it.
 
         Then the best earlier one, at the length of smallest residual, which is at most
-        |b|. The residual of a sum is known from the product that leads to the next.
+        |b|. The residual of a sum is known from the product that leads to the next, so
+        that of the last one is not: it can exceed |b| where a step is too long for the
+        first time.
         """
         del tol_scale
         matvec, step, start = self._begin(matvec, b)
@@ -126,7 +128,7 @@ class Neumann(HashableOptions):
             return start
         end = loops.repeat(self.num_terms, descend, first)
         # Rounding errors of a series that has converged are not a divergence.
-        rounding = (100 * jnp.finfo(b_squared.dtype).eps) ** 2 * fixed
+        rounding = (100 * tree.epsilon(b)) ** 2 * fixed
         converges = end.last <= jnp.maximum(1.002 * end.smallest, rounding)
         return tree.select(converges, end.x, end.best)
 

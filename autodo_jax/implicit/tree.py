@@ -85,6 +85,14 @@ def normalize(tree: PyTree) -> tuple[PyTree, chex.Array]:
     return scale(1 / scaled_norm, scaled), jnp.where(is_zero, 0, scaled_norm * largest)
 
 
+def epsilon(tree: PyTree) -> float:
+    """Returns the machine epsilon of the coarsest type among the leaves."""
+    return max(
+        (float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(tree)),
+        default=float(jnp.finfo(jnp.float32).eps),
+    )
+
+
 def select(condition: chex.Array, tree: PyTree, other: PyTree) -> PyTree:
     """Returns `tree` where the scalar `condition` holds, else `other`."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), tree, other)

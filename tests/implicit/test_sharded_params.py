@@ -5,7 +5,6 @@ inside `jax.shard_map`, where inner products are summed over the shards or refus
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,12 +58,18 @@ def outer(w, h, x, y, total=lambda value: value):
 
 
 def run(solver, params, h, x, y, total=None, **options):
-    losses: Any = [
+    of_inner, of_outer = (
         functools.partial(f, total=total) if total else f for f in (inner, outer)
-    ]
-    args: Any = {"inner_args": (x, y), "outer_args": (x, y)}
+    )
     _, grads, info = value_and_hypergrad(
-        *losses, params, h, solver=solver, **args, **options
+        of_inner,
+        of_outer,
+        params,
+        h,
+        solver=solver,
+        inner_args=(x, y),
+        outer_args=(x, y),
+        **options,
     )
     return grads, info._replace(aux=None, solver_info=None)
 
