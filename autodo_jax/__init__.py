@@ -8,8 +8,8 @@ Implicit Differentiation" (Gudovskiy et al., CVPR 2021).
 
     paper                                    file
     Eq. 3-5, implicit differentiation        implicit/hypergradient.py
-    Eq. 4, derivative of the argmin          implicit/argmin.py
-    Sec. 3.2, Neumann series                 implicit/solvers.py
+    Eq. 4, derivative of the argmin          implicit/decorators.py
+    Sec. 3.2, Neumann series                 implicit/series.py
     Eq. 7, Fisher information                implicit/curvature.py
     Sec. 4, Lambda, g_W and g_S              hyperparams/state.py
     Sec. 4.1, gates and magnitudes           augment/gates.py
@@ -42,6 +42,8 @@ from autodo_jax.implicit import (
     hypergrad,
     hypergrad_root,
     implicit_argmin,
+    implicit_fixed_point,
+    implicit_root,
     solvers,
     value_and_hypergrad,
     value_and_hypergrad_root,
@@ -63,6 +65,8 @@ __all__ = [
     "hypergrad",
     "hypergrad_root",
     "implicit_argmin",
+    "implicit_fixed_point",
+    "implicit_root",
     "load_dataset_report",
     "optimize_dataset",
     "solvers",

@@ -1,9 +1,13 @@
 """Hypergradients by implicit differentiation, without any network or data set."""
 
 from autodo_jax.implicit import curvature, solvers
-from autodo_jax.implicit.argmin import implicit_argmin
+from autodo_jax.implicit.decorators import (
+    implicit_argmin,
+    implicit_fixed_point,
+    implicit_root,
+)
+from autodo_jax.implicit.gradient import HypergradInfo
 from autodo_jax.implicit.hypergradient import (
-    HypergradInfo,
     hypergrad,
     hypergrad_root,
     value_and_hypergrad,
@@ -16,6 +20,8 @@ __all__ = [
     "hypergrad",
     "hypergrad_root",
     "implicit_argmin",
+    "implicit_fixed_point",
+    "implicit_root",
     "solvers",
     "value_and_hypergrad",
     "value_and_hypergrad_root",

@@ -6,12 +6,15 @@ from typing import Any, NamedTuple
 
 import chex
 import jax
+import jax.numpy as jnp
 import optax
 
 from autodo_jax._typing import AxisName, PyTree
 from autodo_jax.implicit import checks, tree
-from autodo_jax.implicit.curvature import Curvature, Hessian
-from autodo_jax.implicit.solvers import (
+from autodo_jax.implicit.curvature import Curvature, FiniteDifference, Hessian
+from autodo_jax.implicit.linear import (
+    BoundedSolver,
+    LinearMap,
     Matvec,
     Solver,
     StochasticSolver,
@@ -42,6 +45,9 @@ def stationary_system(
         )
         return _add_damping(system, curvature.damping)
 
+    if isinstance(curvature, FiniteDifference):
+        return _difference_system(inner_loss, curvature, params, hparams, args)
+
     # A directional derivative of the whole gradient contains H v and the mixed term.
     (optimality, _), directional = jax.linearize(
         lambda theta: jax.grad(inner_loss, (0, 1))(theta, hparams, *args), params
@@ -54,6 +60,28 @@ def stationary_system(
         return _add_damping(system, curvature.damping)
     matvec = curvature(inner_loss, params, hparams, args)
     return System(optimality, matvec, lambda x: (matvec(x), directional(x)[1]))
+
+
+def _difference_system(
+    inner_loss: Callable,
+    curvature: FiniteDifference,
+    params: PyTree,
+    hparams: PyTree,
+    args: tuple,
+) -> System:
+    """Returns the system made of gradients at shifted parameters only."""
+
+    def gradients(theta: PyTree) -> tuple[PyTree, PyTree]:
+        return jax.grad(inner_loss, (0, 1))(theta, hparams, *args)
+
+    directional = curvature.directional(gradients, params)
+
+    def adjoint(x: PyTree) -> tuple[PyTree, PyTree]:
+        product, mixed = directional(x)
+        return product, tree.cast_like(mixed, hparams)
+
+    system = System(gradients(params)[0], lambda v: directional(v)[0], adjoint)
+    return _add_damping(system, curvature.damping)
 
 
 def reverse_system(optimality_fn: Callable, params: PyTree, hparams: PyTree) -> System:
@@ -72,17 +100,75 @@ def _add_damping(system: System, damping: chex.Numeric) -> System:
 
 
 def solve_from(
-    solve: Callable[[PyTree], Any], matvec: Matvec, b: PyTree, x0: PyTree | None
+    solve: Callable[[PyTree, chex.Numeric], Any],
+    matvec: Matvec,
+    b: PyTree,
+    x0: PyTree | None,
 ) -> tuple[PyTree, PyTree]:
     """Returns `(x, solver_info)` of `A x = b`, starting from `x0`.
 
-    The solver gets a right-hand side of unit norm.
+    An `x0` that is no better than zero is dropped. `solve` gets a right-hand side of
+    unit norm, and the number that stands for |b| in its scale.
     """
-    rhs = b if x0 is None else optax.tree.sub(b, matvec(x0))
+    rhs = b
+    if x0 is not None:
+        rhs = optax.tree.sub(b, matvec(x0))
+        # False for a NaN too.
+        helps = tree.norm(rhs) < tree.norm(b)
+        rhs = tree.select(helps, rhs, b)
+        x0 = tree.select(helps, x0, tree.zeros_like(x0))
     unit, rhs_norm = tree.normalize(rhs)
-    solution, solver_info = split_info(solve(unit), b)
+    tol_scale = 1.0 if x0 is None else tree.norm(b) / nonzero(rhs_norm)
+    solution, solver_info = split_info(solve(unit, tol_scale), b)
     x = tree.scale(rhs_norm, tree.cast_like(solution, b))
     return (x if x0 is None else optax.tree.add(x0, x)), solver_info
+
+
+def call_solver(
+    solver: Solver, matvec: Matvec, b: PyTree, tol_scale: chex.Numeric
+) -> Any:
+    """Returns what the solver does; from an iterative one of ours its best iterate."""
+    if isinstance(solver, BoundedSolver):
+        return solver.bounded(matvec, b, tol_scale)
+    return solver(matvec, b)
+
+
+def mean_product(
+    matvec: Matvec, params: PyTree, vary: Callable, mean: Callable
+) -> Matvec:
+    """Returns the product on float32 vectors, averaged over the devices.
+
+    Derivatives of the local loss first, the mean over the axis last.
+    """
+
+    def local(v: PyTree) -> PyTree:
+        v = jax.tree.map(tree.vary_like, tree.cast_like(v, params), params)
+        return tree.promote(matvec(v))
+
+    def transposed(u: PyTree) -> PyTree:
+        u = vary(u)
+        return mean(jax.linear_transpose(local, u)(u)[0])
+
+    return LinearMap(lambda v: mean(local(vary(v))), transposed)
+
+
+def best_length(product: PyTree, b: PyTree, length: chex.Array) -> chex.Array:
+    """Returns `length`, or where `|length * product - b| > |b|` the best one.
+
+    With `product = A u` the residual of `c u` is smallest, and at most |b|, at
+    `c = (A u)'b / |A u|^2`. Recurrences
+    say that they are below |b|, but lose it to rounding in singular systems.
+    """
+    unit_b, b_norm = tree.normalize(b)
+    unit_product, product_norm = tree.normalize(product)
+    residual = optax.tree.sub(tree.scale(length, product), b)
+    best = tree.vdot(unit_product, unit_b) * b_norm / nonzero(product_norm)
+    return jnp.where(tree.norm(residual) <= b_norm, length, best)
+
+
+def nonzero(x: chex.Array) -> chex.Array:
+    """Returns x, and 1 for 0: a denominator of what is zero then."""
+    return jnp.where(x == 0, 1, x)
 
 
 def num_batches(inner_batches: tuple, solver: Solver) -> int:
@@ -116,13 +202,6 @@ def take_batch(inner_batches: tuple, j: chex.Numeric) -> tuple:
     )
 
 
-def _as_varying(leaf: chex.Array, name: AxisName) -> chex.Array:
-    pcast = getattr(jax.lax, "pcast", None)
-    if pcast is not None:
-        return pcast(leaf, name, to="varying")
-    return getattr(jax.lax, "pvary")(leaf, name)  # noqa: B009  Its name in jax 0.8.
-
-
 def collectives(axis_name: AxisName | None) -> tuple[Callable, Callable]:
     """Returns `(vary, mean)` over the axis; without an axis both are the identity.
 
@@ -140,7 +219,7 @@ def collectives(axis_name: AxisName | None) -> tuple[Callable, Callable]:
         for name in names:
             if name in manual:
                 with contextlib.suppress(ValueError):  # It already varies.
-                    leaf = _as_varying(leaf, name)
+                    leaf = tree.as_varying(leaf, name)
         return leaf
 
     return (

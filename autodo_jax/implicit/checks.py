@@ -4,6 +4,7 @@ Errors say what was passed and what was expected. The checks read shapes, dtypes
 structures only, so they cost nothing under `jit`.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -39,22 +40,86 @@ def check_floating(name: str, tree: PyTree) -> None:
             )
 
 
-def scalar_loss(name: str, loss: Callable, has_aux: bool = False) -> Callable:
+def check_params(params: PyTree) -> None:
+    """Raises a TypeError unless a solver's result holds floating arrays only."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise TypeError("`solve` must return the params, a pytree of arrays, got none.")
+    for path, leaf in leaves:
+        dtype = getattr(leaf, "dtype", None) or jnp.result_type(type(leaf))
+        if not jnp.issubdtype(dtype, jnp.floating):
+            where = f"params{jax.tree_util.keystr(path)}"
+            raise TypeError(
+                f"`solve` must return floating-point params only, got {dtype} at "
+                f"{where}; return other results as aux with has_aux=True, and complex "
+                "params as their real and imaginary parts."
+            )
+
+
+def split_aux(returned: Any) -> tuple[PyTree, PyTree]:
+    """Splits (params, aux); a TypeError if a solver returns no pair."""
+    if not (isinstance(returned, tuple) and len(returned) == 2):
+        raise TypeError(
+            "`solve` must return a pair (params, aux) with has_aux=True, got "
+            f"{type(returned).__name__}."
+        )
+    return returned
+
+
+def is_method(function: Callable) -> bool:
+    """Returns True of a function whose first parameter is named `self`."""
+    return next(iter(_parameters(function)), None) == "self"
+
+
+def takes(function: Callable, name: str) -> bool:
+    """Returns True if `function` has a keyword `name`, or may have any."""
+    parameters = _parameters(function)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return not parameters or takes_any or name in parameters
+
+
+def hparams_first(
+    solve: Callable, owner: tuple, args: tuple, kwargs: dict
+) -> tuple[tuple, dict]:
+    """Moves the hyperparameters, where they come as a keyword, to the front of args."""
+    if args:
+        return args, kwargs
+    names = list(_parameters(solve))[len(owner) :]
+    if not names or names[0] not in kwargs:
+        raise TypeError(
+            f"`{getattr(solve, '__name__', 'solve')}` takes the hyperparameters first, "
+            "got no positional argument."
+        )
+    rest = {name: value for name, value in kwargs.items() if name != names[0]}
+    return (kwargs[names[0]],), rest
+
+
+def _parameters(function: Callable) -> Any:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):  # Of a builtin.
+        return {}
+
+
+def scalar_loss(
+    name: str, loss: Callable, has_aux: bool = False, aux_option: str = ""
+) -> Callable:
     """Wraps `loss` to raise a TypeError or ValueError unless it returns a scalar."""
 
-    def checked(*args: Any) -> chex.Array | tuple[chex.Array, PyTree]:
-        returned = loss(*args)
+    hint = f"; with auxiliary output pass {aux_option}=True" if aux_option else ""
+
+    def checked(*args: Any, **kwargs: Any) -> chex.Array | tuple[chex.Array, PyTree]:
+        returned = loss(*args, **kwargs)
         if has_aux and not (isinstance(returned, tuple) and len(returned) == 2):
             raise TypeError(
-                f"`{name}` must return a pair (scalar, aux) with outer_has_aux=True, "
+                f"`{name}` must return a pair (scalar, aux) with {aux_option}=True, "
                 f"got {type(returned).__name__}."
             )
         value = returned[0] if has_aux else returned
         if len(jax.tree.leaves(value)) != 1 or isinstance(value, (tuple, list, dict)):
             raise TypeError(
                 f"`{name}` must return a scalar array, got "
-                f"{jax.tree.structure(value)}; with auxiliary output of the outer loss "
-                "pass outer_has_aux=True."
+                f"{jax.tree.structure(value)}{hint}."
             )
         value = jnp.asarray(value)
         if value.shape != ():

@@ -15,7 +15,18 @@ import optax
 
 from autodo_jax._typing import PyTree
 from autodo_jax.implicit import checks
-from autodo_jax.implicit.solvers import Matvec, damp
+from autodo_jax.implicit.finite_difference import FiniteDifference, finite_difference
+from autodo_jax.implicit.linear import Matvec, damp
+
+__all__ = [
+    "Curvature",
+    "FiniteDifference",
+    "Hessian",
+    "finite_difference",
+    "fisher",
+    "gauss_newton",
+    "hessian",
+]
 
 Curvature = Callable[[Callable, PyTree, PyTree, tuple], Matvec]
 

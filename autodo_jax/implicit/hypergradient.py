@@ -11,42 +11,25 @@ product, at x, gives both the mixed term and the residual.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import chex
 import jax
-import jax.numpy as jnp
-import optax
 
 from autodo_jax._typing import AxisName, PyTree
 from autodo_jax.implicit import checks, tree
 from autodo_jax.implicit.adjoint import (
     System,
-    collectives,
     num_batches,
     reverse_system,
-    solve_from,
     stationary_system,
     take_batch,
 )
 from autodo_jax.implicit.curvature import Curvature, hessian
-from autodo_jax.implicit.solvers import Matvec, MatvecAt, Solver, neumann
+from autodo_jax.implicit.gradient import HypergradInfo, implicit_gradient
+from autodo_jax.implicit.linear import Matvec, MatvecAt, Solver
+from autodo_jax.implicit.series import neumann
 
 _DEFAULT_SOLVER = neumann(num_terms=20, step_size="auto")
-
-
-class HypergradInfo(NamedTuple):
-    """Diagnostics of a hypergradient: scalars, except for the last three."""
-
-    inner_grad_norm: chex.Array  # |d_params L_t|: 0 where the theorem holds
-    residual_norm: chex.Array  # |A x - b| / |b|; 1 is as bad as x = 0
-    curvature: chex.Array  # x'Ax / x'x; negative: A is indefinite
-    rhs_norm: chex.Array  # |b|, b = d_params L_v
-    direct_norm: chex.Array  # |d_hparams L_v|
-    grads_finite: chex.Array  # bool: no NaN or infinity in the hypergradient
-    solution: PyTree  # x, float32 or wider: pass as `x0` to the next solve
-    aux: PyTree  # second output of outer_loss with outer_has_aux, else None
-    solver_info: PyTree  # second output of the solver, else None
 
 
 def hypergrad(
@@ -59,10 +42,12 @@ def hypergrad(
     outer_args: tuple = (),
     solver: Solver = _DEFAULT_SOLVER,
     curvature: Curvature | None = None,
+    inner_has_aux: bool = False,
     outer_has_aux: bool = False,
     inner_batches: tuple | None = None,
     x0: PyTree | None = None,
     axis_name: AxisName | None = None,
+    param_axes: tuple | None = None,
 ) -> PyTree:
     """Returns `dL_v/dhparams` at `d_params L_t = 0`, a pytree like `hparams` (Eq. 5).
 
@@ -78,10 +63,12 @@ def hypergrad(
         outer_args=outer_args,
         solver=solver,
         curvature=curvature,
+        inner_has_aux=inner_has_aux,
         outer_has_aux=outer_has_aux,
         inner_batches=inner_batches,
         x0=x0,
         axis_name=axis_name,
+        param_axes=param_axes,
     )[1]
 
 
@@ -95,10 +82,12 @@ def value_and_hypergrad(
     outer_args: tuple = (),
     solver: Solver = _DEFAULT_SOLVER,
     curvature: Curvature | None = None,
+    inner_has_aux: bool = False,
     outer_has_aux: bool = False,
     inner_batches: tuple | None = None,
     x0: PyTree | None = None,
     axis_name: AxisName | None = None,
+    param_axes: tuple | None = None,
 ) -> tuple[chex.Array, PyTree, HypergradInfo]:
     """Returns `L_v`, `dL_v/dhparams` at `d_params L_t = 0`, and diagnostics (Eq. 5).
 
@@ -118,6 +107,7 @@ def value_and_hypergrad(
       solver: `(matvec, b) -> x` or `-> (x, info)`; see `solvers`. The right-hand side
         it gets has unit norm.
       curvature: the matrix A; None: the Hessian of `inner_loss`; see `curvature`.
+      inner_has_aux: `inner_loss` returns `(scalar, aux)`; its aux is dropped.
       outer_has_aux: `outer_loss` returns `(scalar, aux)`.
       inner_batches: in place of `inner_args`, a tuple like it whose arrays have a
         leading axis of `num_terms + 1`: a batch for each product, the last for the
@@ -128,6 +118,9 @@ def value_and_hypergrad(
         data and a copy of `params` and `hparams`, and the losses are local means.
         Value, hypergradient and diagnostics are those of the mean over the axis;
         `aux` stays local.
+      param_axes: axes of `jax.shard_map` over which parameters are sharded; None: those
+        over which they vary, as `check_vma=True` tracks it. Inner products are summed
+        over them. `()`: each device solves a problem of its own.
 
     Returns:
       `(value, grads, info)`: scalar, pytree like `hparams`, `HypergradInfo`.
@@ -140,7 +133,7 @@ def value_and_hypergrad(
         program (neither loss depends on `hparams`).
     """
     checks.check_callable("inner_loss", inner_loss, "see the docstring")
-    inner_loss = checks.scalar_loss("inner_loss", inner_loss)
+    inner_loss = _inner_value(inner_loss, inner_has_aux)
     curvature = hessian() if curvature is None else curvature
     checks.check_callable("curvature", curvature, "such as curvature.hessian()")
     checks.check_arguments("inner_args", inner_args)
@@ -160,8 +153,13 @@ def value_and_hypergrad(
 
         return stationary_system(inner_loss, curvature, theta, lam, args), matvec_at
 
-    return _implicit_gradient(
+    def inner_value() -> list:
+        args = inner_args if inner_batches is None else take_batch(inner_batches, 0)
+        return [inner_loss(params, hparams, *args)]
+
+    return implicit_gradient(
         build,
+        inner_value,
         outer_loss,
         params,
         hparams,
@@ -170,6 +168,7 @@ def value_and_hypergrad(
         outer_has_aux=outer_has_aux,
         x0=x0,
         axis_name=axis_name,
+        param_axes=param_axes,
     )
 
 
@@ -185,6 +184,7 @@ def hypergrad_root(
     outer_has_aux: bool = False,
     x0: PyTree | None = None,
     axis_name: AxisName | None = None,
+    param_axes: tuple | None = None,
 ) -> PyTree:
     """Returns `dL_v/dhparams` at `optimality_fn(params, hparams, *inner_args) = 0`.
 
@@ -202,6 +202,7 @@ def hypergrad_root(
         outer_has_aux=outer_has_aux,
         x0=x0,
         axis_name=axis_name,
+        param_axes=param_axes,
     )[1]
 
 
@@ -217,6 +218,7 @@ def value_and_hypergrad_root(
     outer_has_aux: bool = False,
     x0: PyTree | None = None,
     axis_name: AxisName | None = None,
+    param_axes: tuple | None = None,
 ) -> tuple[chex.Array, PyTree, HypergradInfo]:
     """Returns `L_v`, the hypergradient at a root F = 0, and diagnostics.
 
@@ -231,8 +233,8 @@ def value_and_hypergrad_root(
       solver: for a general A: `jax.scipy.sparse.linalg.gmres` or `bicgstab`,
         `solvers.dense()`, or for a contraction `solvers.neumann(T, step_size=1.)`.
         Conjugate gradients and `"auto"` steps need a symmetric A.
-      outer_loss, params, hparams, inner_args, outer_args, outer_has_aux, x0, axis_name:
-        as for `value_and_hypergrad`.
+      outer_loss, params, hparams, inner_args, outer_args, outer_has_aux, x0, axis_name,
+        param_axes: as for `value_and_hypergrad`.
 
     Returns:
       `(value, grads, info)` as `value_and_hypergrad`; `info.inner_grad_norm` is |F|.
@@ -252,8 +254,9 @@ def value_and_hypergrad_root(
 
         return reverse_system(optimality, theta, lam), None
 
-    return _implicit_gradient(
+    return implicit_gradient(
         build,
+        lambda: [],
         outer_loss,
         params,
         hparams,
@@ -262,86 +265,10 @@ def value_and_hypergrad_root(
         outer_has_aux=outer_has_aux,
         x0=x0,
         axis_name=axis_name,
+        param_axes=param_axes,
     )
 
 
-def _implicit_gradient(
-    build: Callable[[PyTree, PyTree], tuple[System, MatvecAt | None]],
-    outer_loss: Callable,
-    params: PyTree,
-    hparams: PyTree,
-    *,
-    outer_args: tuple,
-    solver: Any,
-    outer_has_aux: bool,
-    x0: PyTree | None,
-    axis_name: AxisName | None,
-) -> tuple[chex.Array, PyTree, HypergradInfo]:
-    """Eq. 5 for any system: right-hand side, solve, mixed term, diagnostics."""
-    checks.check_callable("outer_loss", outer_loss, "see value_and_hypergrad")
-    checks.check_callable("solver", solver, "such as solvers.conjugate_gradient()")
-    checks.check_arguments("outer_args", outer_args)
-    checks.check_axis_name(axis_name)
-    checks.check_floating("params", params)
-    checks.check_floating("hparams", hparams)
-    outer_loss = checks.scalar_loss("outer_loss", outer_loss, outer_has_aux)
-    vary, mean = collectives(axis_name)
-    params, hparams = vary(jax.tree.map(jnp.asarray, (params, hparams)))
-
-    def outer(theta: PyTree, lam: PyTree) -> tuple[chex.Array, PyTree]:
-        returned = outer_loss(theta, lam, *outer_args)
-        return returned if outer_has_aux else (returned, None)
-
-    value, pullback, aux = jax.vjp(outer, params, hparams, has_aux=True)
-    outer_grad, direct = pullback(jnp.ones_like(value))
-    system, matvec_at = build(params, hparams)
-    if not (
-        checks.depends_on_input(lambda ct: pullback(ct)[1], value)
-        or checks.depends_on_input(lambda v: system.adjoint(v)[1], params)
-    ):
-        raise ValueError(
-            "`hparams` has no influence: the derivative of the inner loss does not "
-            "depend on it and the outer loss does not either, so the hypergradient "
-            "would be zero. Pass the hyperparameters as the argument `hparams` and use "
-            "them inside inner_loss, not only as the starting point of the training."
-        )
-
-    def on_vectors(matvec: Matvec) -> Matvec:
-        # Derivatives of the local loss first, the mean over the axis last.
-        return lambda v: mean(tree.promote(matvec(vary(tree.cast_like(v, params)))))
-
-    b = mean(tree.promote(outer_grad))
-    if x0 is not None:
-        checks.check_like("`x0`", x0, "`params`", params)
-        x0 = jax.lax.stop_gradient(tree.cast_like(x0, b))
-    matvec = on_vectors(system.matvec)
-
-    def solve(rhs: PyTree) -> Any:
-        if matvec_at is None:
-            return solver(matvec, rhs)
-        return solver.stochastic(lambda j: on_vectors(matvec_at(j)), rhs)
-
-    x, solver_info = solve_from(solve, matvec, b, x0)
-    # At x / |x|, because a tiny x would underflow in x'Ax, and in float16 everywhere.
-    unit_x, x_norm = tree.normalize(x)
-    unit_product, mixed = system.adjoint(vary(tree.cast_like(unit_x, params)))
-    unit_product = mean(tree.promote(unit_product))
-    value, direct, mixed, optimality = mean((value, direct, mixed, system.optimality))
-    grads = optax.tree.sub(direct, tree.scale(x_norm, mixed))
-    product, b_norm = tree.scale(x_norm, unit_product), tree.norm(b)
-    info = HypergradInfo(
-        inner_grad_norm=tree.norm(tree.promote(optimality)),
-        residual_norm=tree.norm(optax.tree.sub(product, b)) / _nonzero(b_norm),
-        curvature=optax.tree.vdot(unit_x, unit_product),
-        rhs_norm=b_norm,
-        direct_norm=tree.norm(tree.promote(direct)),
-        grads_finite=tree.all_finite(grads),
-        solution=x,
-        aux=aux,
-        solver_info=solver_info,
-    )
-    return value, grads, info
-
-
-def _nonzero(x: chex.Array) -> chex.Array:
-    return jnp.where(x == 0, 1, x)
+def _inner_value(inner_loss: Callable, has_aux: bool) -> Callable:
+    checked = checks.scalar_loss("inner_loss", inner_loss, has_aux, "inner_has_aux")
+    return (lambda *args: checked(*args)[0]) if has_aux else checked

@@ -2,14 +2,26 @@
 
 Solvers work on *vectors*: pytrees with the structure and shapes of the parameters and
 leaves of at least float32, whatever the precision of the parameters.
+
+Inner products are sums over whole leaves, never over a flattened copy: flattening makes
+every device gather all shards of an array. Inside `jax.shard_map` a leaf may be one
+shard of a parameter; `sharded_over` says over which axes to add its inner products.
 """
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-from autodo_jax._typing import PyTree
+from autodo_jax._typing import AxisName, PyTree
+
+_SHARDED_AXES: contextvars.ContextVar[frozenset] = contextvars.ContextVar(
+    "axes of jax.shard_map over which parameters are sharded", default=frozenset()
+)
 
 
 def promote(tree: PyTree) -> PyTree:
@@ -36,6 +48,20 @@ def add_scaled(tree: PyTree, factor: chex.Numeric, other: PyTree) -> PyTree:
     return optax.tree.add(tree, scale(factor, other))
 
 
+def zeros_like(tree: PyTree) -> PyTree:
+    """Returns zeros with the shapes, dtypes and shardings of `tree`."""
+    return jax.tree.map(lambda leaf: vary_like(jnp.zeros_like(leaf), leaf), tree)
+
+
+def vdot(tree: PyTree, other: PyTree) -> chex.Array:
+    """Returns the inner product, over all shards of the leaves."""
+    products = [
+        _sum_over_shards(_inner_product(x, y), x)
+        for x, y in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
+    ]
+    return sum(products, start=jnp.zeros((), jnp.result_type(*products, jnp.float32)))
+
+
 def norm(tree: PyTree) -> chex.Array:
     """Returns the Euclidean norm; tiny or huge leaves neither under- nor overflow."""
     return normalize(tree)[1]
@@ -50,16 +76,104 @@ def normalize(tree: PyTree) -> tuple[PyTree, chex.Array]:
     leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.size]
     if not leaves:
         return tree, jnp.zeros(())
-    largest = jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]).max()
+    largest = jnp.stack([_largest_entry(leaf) for leaf in leaves]).max()
     # Both `where`s keep the derivative of a zero tree finite.
     is_zero = largest == 0
     scaled = scale(1 / jnp.where(is_zero, 1, largest), tree)
-    squared = optax.tree.vdot(scaled, scaled)
+    squared = vdot(scaled, scaled)
     scaled_norm = jnp.sqrt(jnp.where(is_zero, 1, squared))
     return scale(1 / scaled_norm, scaled), jnp.where(is_zero, 0, scaled_norm * largest)
+
+
+def epsilon(tree: PyTree) -> float:
+    """Returns the machine epsilon of the coarsest type among the leaves."""
+    return max(
+        (float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(tree)),
+        default=float(jnp.finfo(jnp.float32).eps),
+    )
+
+
+def select(condition: chex.Array, tree: PyTree, other: PyTree) -> PyTree:
+    """Returns `tree` where the scalar `condition` holds, else `other`."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), tree, other)
 
 
 def all_finite(tree: PyTree) -> chex.Array:
     """Returns True if no leaf holds a NaN or an infinity."""
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
     return jnp.all(jnp.stack(finite)) if finite else jnp.array(True)
+
+
+def has_explicit_spec(leaf: chex.Array) -> bool:
+    """Returns True of an array that is sharded over explicit axes of a mesh."""
+    return any(entry is not None for entry in jax.typeof(leaf).sharding.spec)
+
+
+def varying_axes(leaf: chex.Array) -> frozenset:
+    """Returns the axes of an enclosing `jax.shard_map` over which `leaf` varies.
+
+    Empty where `check_vma=False` does not track them.
+    """
+    kind = jax.typeof(leaf)
+    manual = getattr(kind, "manual_axis_type", None)
+    if manual is not None:
+        return frozenset(manual.varying)
+    return frozenset(getattr(kind, "vma", ()))
+
+
+def vary_like(leaf: chex.Array, like: chex.Array) -> chex.Array:
+    """Marks `leaf` as varying over the axes over which `like` varies."""
+    missing = varying_axes(like) - varying_axes(leaf)
+    return as_varying(leaf, tuple(missing)) if missing else leaf
+
+
+def place_like(leaf: chex.Array, like: chex.Array) -> chex.Array:
+    """Gives `leaf`, which every device has whole, the sharding of `like`."""
+    if has_explicit_spec(like):
+        leaf = jax.sharding.reshard(leaf, jax.typeof(like).sharding.spec)
+    return vary_like(leaf, like)
+
+
+def as_varying(leaf: chex.Array, name: AxisName) -> chex.Array:
+    """Marks `leaf` as varying over an axis, or a tuple of axes, of a shard_map."""
+    pcast = getattr(jax.lax, "pcast", None)
+    if pcast is not None:
+        return pcast(leaf, name, to="varying")
+    return getattr(jax.lax, "pvary")(leaf, name)  # noqa: B009  Its name in jax 0.8.
+
+
+@contextlib.contextmanager
+def sharded_over(axes: frozenset) -> Iterator[None]:
+    """Within it, inner products and norms are summed over the shards on `axes`.
+
+    A leaf is summed over those of the axes over which it varies.
+    """
+    token = _SHARDED_AXES.set(axes)
+    try:
+        yield
+    finally:
+        _SHARDED_AXES.reset(token)
+
+
+def shard_axes(leaf: chex.Array) -> tuple:
+    """Returns the axes over which `leaf` is one shard of a parameter, sorted."""
+    axes = _SHARDED_AXES.get()
+    return tuple(sorted(axes & varying_axes(leaf))) if axes else ()
+
+
+def _inner_product(x: chex.Array, y: chex.Array) -> chex.Array:
+    if has_explicit_spec(x):
+        return jnp.sum(x * y)  # Of a mesh with explicit axes, which a dot would ask of.
+    return jnp.tensordot(x, y, axes=x.ndim, precision=jax.lax.Precision.HIGHEST)
+
+
+def _sum_over_shards(value: chex.Array, leaf: chex.Array) -> chex.Array:
+    axes = shard_axes(leaf)
+    return jax.lax.psum(value, axes) if axes else value
+
+
+def _largest_entry(leaf: chex.Array) -> chex.Array:
+    largest, axes = jnp.max(jnp.abs(leaf)), shard_axes(leaf)
+    # The gradient of a maximum over devices is not defined, and is not needed: the
+    # norm is the same whatever is divided out.
+    return jax.lax.pmax(jax.lax.stop_gradient(largest), axes) if axes else largest

@@ -128,12 +128,17 @@ def check_partial_sums(library: Any, counts: tuple[int, ...], damping: float) ->
         problem,
         {T: library.solvers.neumann(T, step, damping=damping) for T in counts},
     )
-    power = total = ravel_pytree(problem.params)[0] - problem.outer_args[0]
+    start = ravel_pytree(problem.params)[0] - problem.outer_args[0]
+    power = total = start
     for num_terms in range(max(counts) + 1):
         if num_terms in counts:
             mixed = problem.inner_args[1].T @ (step * total)
             expected = np.cos(problem.hparams) - mixed
             assert_close(f"T={num_terms}", got[num_terms], expected, 1e-10)
+            # Outside of jit step by step, as where a loop is unrolled.
+            solver = library.solvers.neumann(num_terms, step)
+            eager = solver(lambda v: jnp.asarray(system) @ v, jnp.asarray(start))
+            assert_close(f"T={num_terms}, eager", eager, step * total, 1e-10)
         power = power - step * system @ power
         total = total + power
 

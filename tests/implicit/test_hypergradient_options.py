@@ -95,7 +95,11 @@ def test_negative_curvature_is_flagged():
     assert info.curvature < 0
     assert bool(info.solver_info.negative_curvature)
     assert info.solver_info.num_iters == 1
-    assert_close("the right-hand side", grads, np.array([-1.0, -0.1, 0.0]), 1e-6)
+    # One step along b = (1, .1, 0), the length at which |A x - b| is smallest.
+    length = -(1 - 0.02) / (1 + 0.04)
+    assert_close("grads", grads, -length * np.array([1.0, 0.1, 0.0]), 1e-6)
+    expected = np.hypot(-length - 1, 0.2 * length - 0.1) / np.hypot(1, 0.1)
+    np.testing.assert_allclose(info.residual_norm, expected, rtol=1e-5)
     _, _, info = run_once(lambda d: run(inner_args=(d,)), jnp.array([1.0, 2.0, 3.0]))
     assert info.curvature > 0
     assert not bool(info.solver_info.negative_curvature)

@@ -41,56 +41,58 @@ BLOCKED = """lambda v: jax.tree.unflatten(
     )"""
 
 # The step that meets the tolerance is dropped.
-STALE = """        x = jax.tree.map(
-                lambda new, old: jnp.where(tree.norm(r) > threshold, new, old),
-                x,
-                state[1],
-            )
+STALE = """        x = tree.select(tree.norm(r) > threshold, x, state.x)
             z = precondition(r)
             new_rz"""
 
 MUTANTS = {
     "the step size is missing": Mutant(
         "P9",
-        "solvers.py",
+        "series.py",
         {"start = tree.scale(step, b)": "start = b"},
     ),
     "no direct term": Mutant(
         "P1b",
-        "hypergradient.py",
+        "gradient.py",
         {"optax.tree.sub(direct,": "optax.tree.sub(optax.tree.zeros_like(direct),"},
     ),
     "wrong sign": Mutant(
-        "P1b", "hypergradient.py", {"optax.tree.sub(direct,": "optax.tree.add(direct,"}
+        "P1b", "gradient.py", {"optax.tree.sub(direct,": "optax.tree.add(direct,"}
     ),
     "the identity for the Hessian": Mutant(
         "P4",
-        "hypergradient.py",
+        "gradient.py",
         {"matvec = on_vectors(system.matvec)": "matvec = on_vectors(lambda v: v)"},
     ),
     "directions from the old residual": Mutant(
         "P4",
-        "solvers.py",
-        {"p = tree.add_scaled(z, new_rz": "p = tree.add_scaled(state[2], new_rz"},
+        "krylov.py",
+        {
+            "p = tree.add_scaled(z, new_rz / _nonzero(rz)": "p = tree.add_scaled("
+            "state.r, new_rz / _nonzero(rz)"
+        },
     ),
     "a residual step of ten": Mutant(
         "isotropic",
-        "solvers.py",
-        {"r_step = jnp.where(negative, 0, rz / safe)": "r_step = 10 * rz / safe"},
+        "krylov.py",
+        {
+            "r = tree.add_scaled(r, -length, product)\n            z =": "r = "
+            "tree.add_scaled(r, -10 * length, product)\n            z ="
+        },
     ),
     "the last iterate is dropped": Mutant(
         "isotropic",
-        "solvers.py",
+        "krylov.py",
         {"            z = precondition(r)\n            new_rz": "    " + STALE},
     ),
     "block-diagonal Hessian": Mutant(
         "P4",
-        "hypergradient.py",
+        "gradient.py",
         {"matvec = on_vectors(system.matvec)": f"matvec = {BLOCKED}"},
     ),
     "hidden damping": Mutant(
         "P1b",
-        "hypergradient.py",
+        "gradient.py",
         {
             "matvec = on_vectors(system.matvec)": "matvec = on_vectors("
             "lambda v: tree.add_scaled(system.matvec(v), 0.01, v))"
@@ -98,19 +100,19 @@ MUTANTS = {
     ),
     "one product too few, unrolled": Mutant(
         "T=5",
-        "solvers.py",
+        "loops.py",
         {"for i in range(num_times)": "for i in range(num_times - 1)"},
     ),
     "one product too few, in a loop": Mutant(
         "P9",
-        "solvers.py",
+        "loops.py",
         {
             "fori_loop(0, num_times, body": "fori_loop(1, num_times, body",
         },
     ),
     "one product too many": Mutant(
         "T=5",
-        "solvers.py",
+        "loops.py",
         {"for i in range(num_times)": "for i in range(num_times + 1)"},
     ),
     "the system of a root is not transposed": Mutant(
@@ -124,7 +126,7 @@ MUTANTS = {
     "the warm start is not subtracted": Mutant(
         "P12",
         "adjoint.py",
-        {"rhs = b if x0 is None else": "rhs = b if True else"},
+        {"rhs = tree.select(helps, rhs, b)": "rhs = b"},
     ),
     "the warm start is not used": Mutant(
         "P12",
@@ -143,8 +145,8 @@ MUTANTS = {
     ),
     "no floor under the range": Mutant(
         "P11",
-        "solvers.py",
-        {"x = x + (flat_b - u @ jnp.where(in_range, along, 0)) / damping": "pass"},
+        "direct.py",
+        {"x = x + (flat_b - u @ jnp.where(in_range, along, 0)) / self.damping": "pass"},
     ),
     "a right-hand side that underflows": Mutant(
         "tiny",
