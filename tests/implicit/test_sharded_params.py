@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from autodo_jax.implicit import solvers, value_and_hypergrad
 from tests.implicit.bank import assert_close
-from tests.implicit.reference import hurried, run_once
+from tests.implicit.reference import run_once
 
 ITERATIVE: dict[str, solvers.Solver] = {
     "neumann": solvers.neumann(12),
@@ -101,7 +101,7 @@ def test_sharded_arrays(kind):
                 return {name: run(s, *operands) for name, s in solvers.items()}
 
             program = jax.jit(functools.partial(all_of, ITERATIVE))
-            compiled = program.lower(*sharded).compile(hurried())
+            compiled = program.lower(*sharded).compile()
             assert "all-gather" not in str(compiled.as_text())
             got = compiled(*sharded) | run_once(
                 functools.partial(all_of, DIRECT), *sharded
