@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 
 class Evaluation(NamedTuple):
@@ -50,6 +49,8 @@ def noise_auroc(scores: np.ndarray, is_flipped: np.ndarray) -> float | None:
     """
     if is_flipped.all() or not is_flipped.any():
         return None
+    from sklearn.metrics import roc_auc_score  # It takes a second to import.
+
     return float(roc_auc_score(is_flipped, scores))
 
 

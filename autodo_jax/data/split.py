@@ -4,8 +4,6 @@ from typing import NamedTuple
 
 import ml_collections
 import numpy as np
-from sklearn.model_selection import train_test_split
-from sklearn.utils import resample
 
 from autodo_jax.data.dataset import Dataset, SourceSplits
 from autodo_jax.errors import DataError
@@ -35,6 +33,8 @@ def stratified(
     Raises:
       DataError: a class with too few points to be in both parts.
     """
+    from sklearn.model_selection import train_test_split  # It takes a second to import.
+
     try:
         kept, taken = train_test_split(
             np.arange(len(labels)),
@@ -63,6 +63,8 @@ def subset(
     """
     if not 0 < data[limit] < len(labels):
         return np.arange(len(labels))
+    from sklearn.utils import resample
+
     # train_test_split would require that the rest has points of each class too.
     chosen = resample(
         np.arange(len(labels)),

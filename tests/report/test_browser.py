@@ -3,6 +3,7 @@
 AUTODO_SCREENSHOTS=DIR keeps what was seen.
 """
 
+import functools
 import os
 import pathlib
 import shutil
@@ -41,7 +42,22 @@ def digits_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits")
     ready, state = prepare(tiny_config("autodo"))
     loop.run(ready, state, folder)
-    return folder
+    return page.write_page(folder)
+
+
+@pytest.fixture(scope="module")
+def page_of(tmp_path_factory):
+    """Returns a function that writes the page of a run, once for all widths."""
+
+    @functools.cache
+    def write(**given):
+        root = tmp_path_factory.mktemp("runs")
+        folder = write_run(root / "autodo-seed0", **given)
+        if "epochs" not in given:
+            write_run(root / "control", frozen=True, **given)
+        return page.write_page(folder)
+
+    return write
 
 
 def look_at(browser, path, width, scheme="light"):
@@ -83,11 +99,8 @@ def look_at(browser, path, width, scheme="light"):
     ],
     ids=["autodo", "photographs", "baseline", "halfway", "many classes"],
 )
-def test_a_runs_page(browser, tmp_path, given, width):
-    folder = write_run(tmp_path / "autodo-seed0", **given)
-    if "epochs" not in given:
-        write_run(tmp_path / "control", frozen=True, **given)
-    shown = look_at(browser, page.write_page(folder), width)
+def test_a_runs_page(browser, page_of, given, width):
+    shown = look_at(browser, page_of(**given), width)
     for name in SECTIONS:
         assert shown.locator(f"section#{name} h2").is_visible()
         shown.click(f"nav a[href='#{name}']")
@@ -100,7 +113,7 @@ def test_a_runs_page(browser, tmp_path, given, width):
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_of_a_digits_run(browser, digits_run, width):
-    shown = look_at(browser, page.write_page(digits_run), width)
+    shown = look_at(browser, digits_run, width)
     for name in SECTIONS:
         assert shown.locator(f"section#{name} h2").is_visible()
     assert shown.locator("figure svg").count() == 13
@@ -108,9 +121,8 @@ def test_the_page_of_a_digits_run(browser, digits_run, width):
     assert shown.locator(".card img").count() == 32 * 4
 
 
-def test_dark_mode_is_readable(browser, tmp_path):
-    path = page.write_page(write_run(tmp_path / "run"))
-    shown = look_at(browser, path, 1280, "dark")
+def test_dark_mode_is_readable(browser, page_of):
+    shown = look_at(browser, page_of(), 1280, "dark")
     found = {
         name: shown.evaluate(f"getComputedStyle(document.querySelector('{name}')).{of}")
         for name, of in (("body", "color"), ("section", "backgroundColor"))

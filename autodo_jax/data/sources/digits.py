@@ -2,7 +2,6 @@
 
 import ml_collections
 import numpy as np
-import sklearn.datasets
 
 from autodo_jax.data.dataset import Dataset, SourceSplits
 
@@ -10,6 +9,8 @@ from autodo_jax.data.dataset import Dataset, SourceSplits
 def load(data: ml_collections.ConfigDict, seed: int) -> SourceSplits:
     """Returns 1,797 images of 8x8x1; the source has no test set of its own."""
     del data, seed
+    import sklearn.datasets  # It takes a second to import.
+
     digits = sklearn.datasets.load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
     train = Dataset(
