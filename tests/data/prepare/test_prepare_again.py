@@ -140,6 +140,7 @@ def test_ended_process_leaves_nothing_that_looks_prepared(sent, source, data_dir
     while not list(data_dir.glob(".prepare-*/mnist/incomplete.*")):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
+    time.sleep(2)  # Until it waits for the images, where a signal is an exception.
     process.send_signal(sent)
     _, message = process.communicate(timeout=60)
     if sent == signal.SIGTERM:
