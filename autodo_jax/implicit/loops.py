@@ -1,6 +1,6 @@
 """Loops of solvers: compiled under a transformation, plain Python outside of one.
 
-`jax.lax` compiles a loop anew for each new body, and keeps what it has compiled. A
+`jax.lax` compiles a loop again for each new body, and keeps what it has compiled. A
 solver's body is new at each call because it closes over a matrix, so eager calls run
 step by step instead.
 """

@@ -183,7 +183,7 @@ def test_operation_equals_pillow(name, size):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", SIZES)
 def test_apply_equals_pillow_for_mixed_operations(size, channels):
-    count = 64
+    count = NUM_IMAGES
     images, places = images_of(size)[:count, ..., :channels], places_of(count)
     every = [values_of(name, count) for name in NAMES]
     for shift in range(len(NAMES)):  # Each image sees each operation.
