@@ -22,7 +22,9 @@ ALLOWED = {
     "export": {"export", "data", "workdir"},
     "command_line": {"config", "processes"},
     "main": {"command_line", "processes", "report", "train", "workdir"},
-    "api": {"config", "data", "distributed", "report", "train", "workdir"},
+    "api": {"config", "data", "distributed", "models", "predict", "report", "train"}
+    | {"workdir"},
+    "predict": {"predict", "data", "distributed", "models", "objective", "workdir"},
 }
 # Within data: the stages in their order, and what they share below them.
 SHARED = {"dataset", "split", "distort", "checks"}

@@ -107,11 +107,18 @@ def summarize(
         "imbalance_ratio": config.data.imbalance_ratio,
         "noise_ratio": config.data.noise_ratio,
         "epochs": config.epochs,
+        "image_shape": list(data.splits.train.images.shape[1:]),
         "num_train": num_points["train"],
         "num_val": num_points["validation"],
         "num_test": num_points["test"],
         "test_error": test.error,
-        "class_error": test.class_error(data.num_classes),
+        "class_error": dict(
+            zip(
+                data.splits.train.class_names,
+                test.class_error(data.num_classes),
+                strict=True,
+            )
+        ),
         "val_error": records[-1]["val_error"],
         "best_val_epoch": min(records, key=lambda record: record["val_error"])["epoch"],
     }

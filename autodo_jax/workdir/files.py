@@ -97,6 +97,8 @@ def to_json(values: Mapping[str, Any], indent: int | None = None) -> str:
     def without_nan(value: Any) -> Any:
         if isinstance(value, list):
             return [without_nan(each) for each in value]
+        if isinstance(value, dict):
+            return {name: without_nan(each) for name, each in value.items()}
         return None if isinstance(value, float) and math.isnan(value) else value
 
     known = {name: without_nan(value) for name, value in values.items()}
@@ -113,6 +115,8 @@ def from_json(text: str) -> dict[str, Any]:
     def with_nan(value: Any) -> Any:
         if isinstance(value, list):
             return [with_nan(each) for each in value]
+        if isinstance(value, dict):
+            return {name: with_nan(each) for name, each in value.items()}
         return math.nan if value is None else value
 
     values = json.loads(text)

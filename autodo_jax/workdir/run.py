@@ -21,7 +21,7 @@ _RESULT: dict[str, Any] = {
     "dataset": str,
     "method": str,
     "frozen": bool,
-    "class_error": list,
+    "class_error": dict,
     **dict.fromkeys(("seed", "epochs"), int),
     **dict.fromkeys(
         ("imbalance_ratio", "noise_ratio", "test_error", "seconds"), (int, float)
@@ -140,6 +140,9 @@ def read(workdir: pathlib.Path) -> Run:
     path = workdir / files.RESULT
     result = files.read_json(path) if path.exists() else None
     if result is not None:
+        errors = result.get("class_error")
+        if isinstance(errors, list):  # As an older version wrote it, without names.
+            result["class_error"] = {str(i): value for i, value in enumerate(errors)}
         wrong = [
             name
             for name, kind in _RESULT.items()

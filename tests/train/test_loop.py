@@ -56,7 +56,10 @@ def test_result_is_the_final_epochs(finished):
     assert records[result["best_val_epoch"] - 1]["val_error"] == best
     counts = np.full(10, 45)  # 450 test points of ten nearly balanced classes
     assert (
-        abs(np.average(result["class_error"], weights=counts) - result["test_error"])
+        abs(
+            np.average([*result["class_error"].values()], weights=counts)
+            - result["test_error"]
+        )
         < 1
     )
 
