@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import tqdm
 
-from autodo_jax.data.sources import folder
+from autodo_jax.data.sources import listing
 from autodo_jax.errors import ExportError, for_command_line
 from autodo_jax.workdir.dataset_report import load_dataset_report
 from autodo_jax.workdir.run import load_config
@@ -75,34 +75,30 @@ def export(
         if score > threshold
     }
     counts: collections.Counter = collections.Counter()
-    with folder.opened(root) as (members, files):
+    with listing.opened_images(root, data) as (found, files):
         moves = [
-            (name, part, label, new_label.get(name, label))
-            for part, classes in members.items()
-            for label, names in classes.items()
-            for name in names
+            (name, part, image, new_label.get(name, image.label))
+            for part, images in found.members.items()
+            for name, image in images.items()
             if suspects == "relabel" or name not in new_label
         ]
-        counts["dropped"] = -len(moves) + sum(
-            len(names) for classes in members.values() for names in classes.values()
-        )
+        counts["dropped"] = sum(map(len, found.members.values())) - len(moves)
         left = {wanted for _, part, _, wanted in moves if part == "train"}
-        lost = sorted(members["train"].keys() - left)
+        lost = sorted({*found.class_names} - left)
         if lost:
             raise ExportError(
                 f"the class {lost[0]!r} would have no train image left",
                 "raise <threshold>",
             )
         is_quiet = not sys.stderr.isatty()
-        for name, part, label, wanted in tqdm.tqdm(
+        for name, part, image, wanted in tqdm.tqdm(
             moves, unit="image", disable=is_quiet
         ):
-            counts["kept" if wanted == label else "relabelled"] += 1
-            top = folder.FOLDERS[part]
-            below = name.split(f"{top}/{label}/", 1)[1]
+            is_kept = wanted == image.label
+            counts["kept" if is_kept else "relabelled"] += 1
             # The new class may have an image of the same name.
-            below = below if wanted == label else f"was-{label}/{below}"
-            path = target / top / wanted / below
+            below = image.below if is_kept else f"was-{image.label}/{image.below}"
+            path = target / listing.FOLDERS[part] / wanted / below
             path.parent.mkdir(parents=True, exist_ok=True)
             if not root.is_dir():
                 path.write_bytes(files.read(files.entries[name]))

@@ -8,7 +8,12 @@ import sys
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "autodo_jax"
-ANYONE = {"errors", "version", "_typing"}  # import nothing of the package
+ANYONE = {
+    "errors",
+    "spreadsheet",
+    "version",
+    "_typing",
+}  # import nothing of the package
 LEAVES = {"implicit", "hyperparams", "augment", "losses", "models", "data", "metrics"}
 LEAVES |= {"distributed", "processes"}
 ALLOWED = {

@@ -72,9 +72,20 @@ def _data() -> ml_collections.ConfigDict:
     data = ml_collections.ConfigDict()
     data.source = "digits"  # a key of data.sources.SOURCES
     data.data_dir = ""  # where the data is; "": TFDS's own default, not for folder
+    # folder: a table of labels beside or instead of class folders, below data_dir or
+    # anywhere; "": metadata.csv, if there is one. Its columns; split may be absent.
+    data.labels = ""
+    data.file_column = "file_name"  # paths below the folder of the table
+    data.label_column = "label"
+    data.split_column = "split"
+    # folder: the table of a review, or that of a run with given_label edited; "": none.
+    data.corrections = ""
     data.extra = False  # svhn: its extra set joins the train set
     data.image_size = ()  # (height, width) images are resized to; (): as they are
     data.resize = "crop"  # crop: keeps the aspect, cuts to the centre; or stretch
+    # Of an image; larger JPEGs are decoded at a smaller scale where they are resized.
+    data.max_pixels = 2**26
+    data.skip_unreadable = False  # leave out images that cannot be read, and say so
     # Large sets: decode each image when its batch needs it, instead of all beforehand.
     data.stream = False
     data.num_workers = 0  # processes that decode streamed images; 0: threads instead

@@ -1,8 +1,8 @@
 """What a finished run found, from its workdir alone."""
 
+import dataclasses
 import pathlib
 import pickle
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 
 from autodo_jax import models, objective
+from autodo_jax.data.images import decode
 from autodo_jax.distributed import AXIS
 from autodo_jax.errors import ModelError, RunFilesError
 from autodo_jax.models import given
@@ -30,7 +31,7 @@ class OptimizedDataset(NamedTuple):
     class_names: tuple[str, ...]  # C names, in the order of the probabilities
     model: nn.Module  # the network
     variables: dict[str, Any]  # its "params" and "batch_stats"
-    predict: Callable[[Any], np.ndarray]  # images -> probabilities [N, C]
+    predict: Predictor  # images -> probabilities [N, C]
 
     def __reduce__(self) -> tuple:
         return _restored, (pickling.dumps([*self]),)
@@ -75,6 +76,20 @@ def load_run(
     )
     report = load_dataset_report(path)
     return OptimizedDataset(result, report, class_names, model, variables, predict)
+
+
+def image_decoder(workdir: pathlib.Path, found: OptimizedDataset) -> decode.Decoder:
+    """Returns the decoder that prepares image files as the run's were.
+
+    Images of another size than the run's are resized to it.
+
+    Args:
+      workdir: of the run.
+      found: from `load_run`.
+    """
+    decoder = decode.decoder(runs.load_config(workdir).data)
+    height, width, channels = found.predict.image_shape
+    return dataclasses.replace(decoder, size=(height, width), channels=channels)
 
 
 def _image_shape(path: pathlib.Path, result: dict[str, Any]) -> tuple[int, int, int]:

@@ -5,6 +5,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import flax.linen as nn
 import numpy as np
@@ -37,7 +38,7 @@ def test_a_moved_run_makes_its_test_error(finished):
     assert error_of(probability, test.labels) == found.result["test_error"]
     # By Flax alone, of what it returns.
     normalized = (test.images[:4] / np.float32(255) - 0.305) / 0.376
-    logits = found.model.apply(found.variables, normalized, train=False)
+    logits: Any = found.model.apply(found.variables, normalized, train=False)
     np.testing.assert_allclose(
         nn.softmax(logits), probability[:4], rtol=1e-4, atol=1e-6
     )
