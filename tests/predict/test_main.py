@@ -78,6 +78,7 @@ def test_its_labels_make_the_test_error(kind, trained, tmp_path, capfdbinary):
     # The columns are those of the contract; probabilities are load_run's.
     found = autodo_jax.load_run(workdir)
     test = folder.load(fields(root, image_size=(8, 8), mean=(0.0,) * 3), 0).test
+    assert test is not None
     expected = dict(zip(test.ids, found.predict(test.images), strict=True))
     for row in rows:
         label, *columns = row["id"].split("/")[-2:]
