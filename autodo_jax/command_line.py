@@ -22,6 +22,7 @@ class Options(NamedTuple):
     config: str | None  # FILE or FILE:METHOD
     method: str | None  # in place of METHOD
     workdir: pathlib.Path | None
+    check: bool  # reads the data, says what they are, and stops
     overwrite: bool
     compilation_cache: bool
     with_traceback: bool
@@ -48,6 +49,7 @@ def parse(argv: Sequence[str]) -> Options:
         config=values.config,
         method=values["config.method"].value,
         workdir=None if values.workdir is None else pathlib.Path(values.workdir),
+        check=values.check,
         overwrite=values.overwrite,
         compilation_cache=values.compilation_cache,
         with_traceback=values.verbosity > 0,
@@ -90,7 +92,17 @@ def load_config(options: Options) -> ml_collections.ConfigDict:
         raise UsageError(f"unexpected argument {rest[0]!r}", "flags start with --")
     changed = ml_collections.ConfigDict(values.config)
     config_lib.validate(changed)
+    _make_absolute(changed.data)
     return changed
+
+
+def _make_absolute(data: ml_collections.ConfigDict) -> None:
+    """Makes paths those of any working directory, for the programs that read a run."""
+    for name in ("data_dir", "labels", "corrections"):
+        path = pathlib.Path(data[name]).expanduser()
+        # A table of labels may also be named by its place below data_dir.
+        if data[name] and (name != "labels" or path.is_file()):
+            data[name] = str(path.absolute())
 
 
 def help_text() -> str:
@@ -108,6 +120,7 @@ def _define_flags() -> flags.FlagValues:
         "coordinator": "HOST:PORT of process 0.",
     }
     switches = {
+        "check": "Read the data, say what they are and what will not work, and stop.",
         "overwrite": "Replace a finished run.",
         "distributed": "Join the processes that SLURM, Open MPI, Kubernetes or a TPU "
         "pod started.",

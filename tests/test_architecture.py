@@ -43,7 +43,9 @@ DATA = {
     "sources": {"sources", "dataset", "images", "split"},
     "batches": {"batches", "dataset"},
     "prepare": {"prepare", "sources"},
-    "run_data": {"sources", *SHARED},
+    "duplicates": {"dataset"},
+    "summary": {"dataset", "duplicates"},
+    "run_data": {"sources", "duplicates", "summary", *SHARED},
 }
 
 

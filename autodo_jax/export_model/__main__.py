@@ -1,8 +1,8 @@
 """python -m autodo_jax.export_model WORKDIR --to=FILE
 
 Writes the trained network of a finished run for other programs: FILE, its arrays as
-safetensors; FILE.json beside it, the classes and how images are prepared; and
-FILE.stablehlo, the network itself by `jax.export`, from uint8 images [B, H, W, channels]
+safetensors; FILE.json, the classes and how images are prepared; and FILE.stablehlo,
+the network itself by `jax.export`, from uint8 images [B, H, W, channels]
 to logits [B, C], with cropping, normalization and weights in it. It runs on CPUs, GPUs
 and TPUs:
 

@@ -204,6 +204,7 @@ def read_parts(folder: pathlib.Path, names: Sequence[str]) -> dict[str, PyTree]:
     Raises:
       RunFilesError: there is no checkpoint, or the newest one is damaged.
     """
+    folder = folder.absolute()  # as Orbax wants it
     newest = max(_steps(folder), key=lambda path: int(path.name), default=None)
     if newest is None:
         raise RunFilesError(f"{folder} holds no saved state of the network")

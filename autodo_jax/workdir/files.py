@@ -43,6 +43,7 @@ class File(os.PathLike):
 
 CONFIG = File("config.json", is_shown=True)
 METRICS = File("metrics.jsonl", is_shown=True)
+DATA = File("data.json", is_result=True, is_shown=True)
 RESULT = File("result.json", is_result=True, is_shown=True)
 DATASET = File("dataset.csv", is_result=True, is_shown=True)
 DATASET_PARQUET = File("dataset.parquet", is_result=True)

@@ -190,6 +190,7 @@ def test_split_and_distortions_leave_images_encoded(root, monkeypatch, outer_set
         config.data.update(
             source="folder", data_dir=str(root), image_size=SIZE, mean=(0.5, 0.5, 0.5)
         )
+        config.data.allow_overlap = True
         config.data.update(outer_set=outer_set, stream=stream, imbalance_ratio=2.0)
         return run_data.load(config)
 
