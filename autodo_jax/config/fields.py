@@ -55,6 +55,8 @@ def default_config() -> ml_collections.ConfigDict:
     config.checkpoint_minutes = 5.0
     config.checkpoint_keep = 2  # latest checkpoints kept, besides the best
     config.watchdog_minutes = 5.0  # without a step, until it is reported; 0: never
+    config.save_probabilities = True  # probabilities.npy, of the train points [N, C]
+    config.save_embeddings = False  # embeddings.npy, inputs of the head [N, D]
     config.debug_nans = False  # stop at the operation that makes a NaN; slow
     # Folder for traces of the second epoch and the second with hyper steps; "": none.
     config.profile = ""

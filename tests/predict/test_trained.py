@@ -22,9 +22,34 @@ def finished(tmp_path_factory):
     """The workdir of a run, moved once it was finished, and its test points."""
     folder = tmp_path_factory.mktemp("trained")
     config = tiny_config("autodo_s")
+    config.save_embeddings = True
     run(config, folder / "before")
     (folder / "before").rename(folder / "after")
     return folder / "after", prepare(config)[0].data.splits.test
+
+
+def test_probabilities_and_embeddings_are_those_of_the_train_points(finished):
+    workdir, _ = finished
+    found = autodo_jax.load_run(workdir)
+    train = prepare(tiny_config("autodo_s"))[0].data.splits.train
+    assert train.ids.tolist() == found.report.id.tolist()
+    probability = np.load(workdir / "probabilities.npy")
+    assert probability.shape == (len(train.ids), 10) and probability.dtype == np.float32
+    np.testing.assert_allclose(
+        probability, found.predict(train.images), rtol=1e-4, atol=1e-6
+    )
+    rows = np.arange(len(train.ids))
+    np.testing.assert_allclose(
+        found.report.noise_score, 1 - probability[rows, train.labels], atol=1e-5
+    )
+    np.testing.assert_allclose(
+        found.report.label_confidence, probability.max(axis=1), atol=1e-5
+    )
+    suggested = np.array(found.class_names)[probability.argmax(axis=1)]
+    assert suggested.tolist() == found.report.suggested_label.tolist()
+    head = found.variables["params"]["head"]
+    logits: Any = np.load(workdir / "embeddings.npy") @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(nn.softmax(logits), probability, rtol=1e-3, atol=1e-6)
 
 
 def error_of(probability, labels):

@@ -101,7 +101,7 @@ def test_baseline_has_no_lambda(tmp_path):
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path):
     config = tiny_config("autodo")
-    config.batch_size = 406
+    config.batch_size = 600
     with pytest.raises(RunError, match=r"only 5.. train and 405 validation points"):
         run(config, tmp_path)
 

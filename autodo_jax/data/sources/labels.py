@@ -75,20 +75,41 @@ def read_corrections(path: str) -> dict[str, str | None]:
     Raises:
       DataError: a file that cannot be read, or is neither.
     """
+    found = read_decisions(path)
+    return {
+        name: decision.label
+        for name, decision in found.items()
+        if decision.kind != "keep"
+    }
+
+
+class Decision(NamedTuple):
+    """What a review says of a train image."""
+
+    kind: str  # of DECISIONS
+    label: str | None  # the new one, to relabel
+
+
+def read_decisions(path: str) -> dict[str, Decision]:
+    """Returns id of a train image -> what was decided; `read_corrections` has the rest.
+
+    An edited table of a run relabels each image to the label it has there.
+    """
     file = pathlib.Path(path).expanduser()
     try:
         table = read_table(file).columns
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {file}: {error}") from error
     if "id" in table and "given_label" in table and "decision" not in table:
-        return dict(zip(table["id"], table["given_label"], strict=True))
+        edited = zip(table["id"], table["given_label"], strict=True)
+        return {name: Decision("relabel", label) for name, label in edited}
     missing = [name for name in ("id", "decision", "new_label") if name not in table]
     if missing:
         raise DataError(
             f"{file} has no column {', '.join(missing)}",
             "pass the table of a review, or that of a run with given_label edited",
         )
-    found: dict[str, str | None] = {}
+    found: dict[str, Decision] = {}
     names = (table[name] for name in ("id", "decision", "new_label"))
     for name, decision, label in zip(*names, strict=True):
         if decision not in DECISIONS or (decision == "relabel" and not label):
@@ -96,8 +117,7 @@ def read_corrections(path: str) -> dict[str, str | None]:
                 f"{file} has the decision {decision!r} ({label!r}) for {name}, "
                 f"expected one of {', '.join(DECISIONS)}, and a label to relabel"
             )
-        if decision != "keep":
-            found[name] = label if decision == "relabel" else None
+        found[name] = Decision(decision, label if decision == "relabel" else None)
     return found
 
 
