@@ -79,10 +79,12 @@ def optimize_dataset(
     config = _config(config_for(train) if config is None else config, splits)
     if model is not None:
         config.model.module = _fingerprint(model, splits, config)
-    progress_bar = EpochProgress(config.epochs, "bar" if progress else "nothing")
+    show = "bar" if progress else "nothing"
     with _opened(workdir, config) as path:
         try:
             setup, state = prepare(config, splits=splits, model=model)
+            start_epoch = setup.plan.start_epoch
+            progress_bar = EpochProgress(config.epochs, show, str, start_epoch)
             finished = loop.run(setup, state, path, progress_bar)
         except Interrupted as error:
             raise KeyboardInterrupt("" if workdir is None else str(error)) from error

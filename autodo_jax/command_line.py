@@ -2,6 +2,7 @@
 
 import pathlib
 import runpy
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,8 +12,10 @@ from ml_collections import config_flags
 
 from autodo_jax import config as config_lib
 from autodo_jax import processes
+from autodo_jax.config import help
 from autodo_jax.errors import ConfigError, UsageError
 
+_FIELDS = "fields, as --config.FIELD=VALUE; experiment files have other defaults:"
 _EXAMPLE = "pass --config=configs/digits.py"
 
 
@@ -106,8 +109,14 @@ def _make_absolute(data: ml_collections.ConfigDict) -> None:
 
 
 def help_text() -> str:
-    """Returns the flags with their meaning."""
-    return _define_flags().get_help()
+    """Returns the flags and the fields of a configuration, with their meaning."""
+    lines = [_define_flags().get_help(), "", _FIELDS, ""]
+    for field in help.described():
+        lines.append(f"  {field.name} = {field.default}")
+        lines += textwrap.wrap(
+            field.comment, 80, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
+    return "\n".join(lines)
 
 
 def _define_flags() -> flags.FlagValues:

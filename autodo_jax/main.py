@@ -100,8 +100,10 @@ def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
         )
     else:
         show = "nothing"
-    progress = EpochProgress(config.epochs, show, errors.for_command_line)
     setup, state = prepare(config)
+    progress = EpochProgress(
+        config.epochs, show, errors.for_command_line, setup.plan.start_epoch
+    )
     if processes.is_first():
         _show(setup.data.summary)
     return loop.run(setup, state, workdir, progress).result
