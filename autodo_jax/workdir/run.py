@@ -56,6 +56,25 @@ class Run:
         except (OSError, ValueError) as error:
             raise files.read_error(path, error) from error
 
+    def data(self) -> dict[str, Any] | None:
+        """Returns what was known of the data before training; None without a file.
+
+        The lists `rows` of pairs (subject, text), `warnings` and `certain_errors`.
+        """
+        path = self.path / files.DATA
+        if not path.exists():
+            return None
+        found = files.read_json(path)
+        for name, is_right in (
+            ("rows", lambda row: isinstance(row, list) and len(row) == 2),
+            ("warnings", lambda text: isinstance(text, str)),
+            ("certain_errors", lambda text: isinstance(text, str)),
+        ):
+            values = found.get(name)
+            if not isinstance(values, list) or not all(map(is_right, values)):
+                raise files.read_error(path, ValueError(f"it has no list {name}"))
+        return found
+
     def dataset(self) -> DatasetReport | None:
         """Returns what was learned of each train point; None without a file."""
         return self._loaded(files.DATASET, load_dataset_report)
