@@ -133,7 +133,7 @@ def review_twice(browser, workdir):
     for key in "kdskku":  # The fifth is taken back.
         page.keyboard.press(key)
     wait_for(lambda: len(rows(workdir)) == 4)
-    page.wait_for_function("document.querySelectorAll('.decided').length === 4")
+    wait_for(lambda: page.locator(".decided").count() == 4)
     cards = page.locator("article")
     assert cards.count() == NUM_SUSPECTS
     # Markup of a class stays text.
@@ -150,13 +150,11 @@ def review_twice(browser, workdir):
     process.communicate()
     saved = rows(workdir)
     page.keyboard.press("k")
-    page.wait_for_function("document.getElementById('problem').textContent !== ''")
+    wait_for(lambda: "not saved" in page.locator("#problem").inner_text())
     keep_screenshot(page, "review-killed.png")
     process, url = started(workdir)
     page, more, said = opened(browser, url)
-    page.wait_for_function(
-        f"document.querySelectorAll('.decided').length === {len(saved)}"
-    )
+    wait_for(lambda: page.locator(".decided").count() == len(saved))
     assert rows(workdir) == saved  # Nothing is lost.
     keep_screenshot(page, "review-1280.png")
     narrow, even_more, _ = opened(browser, url, 390)
