@@ -21,6 +21,7 @@ from autodo_jax.train.run_log import RunLog
 from autodo_jax.train.state import create_optimizers
 from autodo_jax.train.steps import create_hyper_step, create_task_step
 from configs import cifar10_jpeg, digits
+from tests.train import prepared
 from tests.train.prepared import prepare, run, tiny_config
 
 PHOTOGRAPHS = (
@@ -78,6 +79,7 @@ def test_four_devices_train_as_one(method):
 @pytest.mark.slow
 def test_in_double_precision_and_without_batch_norm_losses_agree(monkeypatch, x64):
     monkeypatch.setattr(models, "create", lambda config, c, axis: PlainNetwork(c))
+    monkeypatch.setattr(prepared, "_PREPARED", {})  # of the usual network
     config = tiny_config("autodo")
     one, _ = losses(config, 1)
     eight, _ = losses(config, 8)
