@@ -44,8 +44,8 @@ def estimate(
 ) -> LabelNoise:
     """Returns the probabilities of the true labels, given the images and their labels.
 
-    With calibrated likelihoods l_i(y), up to a factor p(x_i | y), and Q[g, y] the number
-    of points of true label y that were given g,
+    With l_i(y) the calibrated likelihood p(x_i | y), up to a factor of the point, and
+    Q[g, y] the number of points of true label y that were given g,
 
         p(y | x_i, g_i) = l_i(y) Q[g_i, y] / sum_y' l_i(y') Q[g_i, y'],
 
@@ -81,7 +81,7 @@ def estimate(
 
 
 def calibrate(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
-    """Returns (scale, bias [C]) with which softmax(scale * logits + bias) is calibrated.
+    """Returns (scale, bias [C]): softmax(scale * logits + bias) is calibrated.
 
     They maximise the likelihood of M clean labels (Guo et al., 2017), the scale held to
     1 and the bias to 0 by a penalty that a few points outweigh.

@@ -51,7 +51,7 @@ def test_probabilities_are_those_of_bayes_rule(drawn):
 
 
 def test_the_number_of_wrong_labels_is_known(drawn):
-    kind, found, exact, true, given = drawn
+    kind, found, _, true, given = drawn
     wrong = np.sum(true != given)
     if kind == "clean":
         assert found.expected_wrong() < 0.02 * len(given)
