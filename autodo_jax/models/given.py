@@ -14,7 +14,7 @@ from autodo_jax.errors import ModelError
 
 
 def validate_model(
-    model: nn.Module, image_shape: tuple[int, int, int], num_classes: int, axis: str
+    model: nn.Module, image_shape: tuple[int, ...], num_classes: int, axis: str
 ) -> PyTree:
     """Refuses a network that does not fulfil the contract of `optimize_dataset`.
 
