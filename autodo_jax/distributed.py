@@ -15,6 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from autodo_jax._typing import PyTree
@@ -22,6 +23,9 @@ from autodo_jax.errors import RunError
 
 AXIS = "data"
 REPLICATED, BY_ROWS = PartitionSpec(), PartitionSpec(AXIS)
+# Rows of so many columns are gathered and scattered in place in any layout.
+_FEW_COLUMNS = 32
+_ROW_BY_ROW = Layout((0, 1))
 
 
 def create_mesh(num_devices: int) -> Mesh:
@@ -89,6 +93,42 @@ def shardings(mesh: Mesh, specs: PyTree) -> PyTree:
     )
 
 
+def is_tpu(mesh: Mesh) -> bool:
+    """True of TPUs, whose arrays lie in tiles of 8 x 128 entries.
+
+    Of the mesh, not of `jax.default_backend()`: programs are compiled for chips that
+    are not there, too.
+    """
+    return bool(mesh.devices.flat[0].platform == "tpu")
+
+
+def formats(mesh: Mesh, specs: PyTree, tree: PyTree) -> PyTree:
+    """Returns how each array of a pytree lies on a mesh: its sharding and layout.
+
+    A TPU keeps a table [N, K] column by column where that is shorter, and reaches rows
+    of many columns through a copy of all. So wide tables that are cut by rows are kept
+    row by row. Elsewhere, and for all other arrays, the layout is the default.
+
+    Args:
+      mesh: of all devices in use.
+      specs: a pytree prefix of PartitionSpecs.
+      tree: arrays, or what has their shapes.
+    """
+    shardings_of = jax.tree.map(
+        lambda sharding, part: jax.tree.map(lambda _: sharding, part),
+        shardings(mesh, specs),
+        tree,
+    )
+
+    def format_of(sharding: NamedSharding, leaf: Any) -> Any:
+        is_table = sharding.spec == BY_ROWS and len(leaf.shape) == 2
+        if is_tpu(mesh) and is_table and leaf.shape[1] > _FEW_COLUMNS:
+            return Format(_ROW_BY_ROW, sharding)
+        return sharding
+
+    return jax.tree.map(format_of, shardings_of, tree)
+
+
 def place(mesh: Mesh, tree: PyTree, spec: PyTree = REPLICATED) -> PyTree:
     """Puts arrays on the mesh; each process passes the same, whole arrays.
 
@@ -121,12 +161,22 @@ def spmd(
     out_specs: Any,
     *,
     donate: tuple[int, ...] = (),
+    **formats: Any,
 ) -> Callable:
-    """Returns `function`, written for one device, compiled for all of the mesh."""
+    """Returns `function`, written for one device, compiled for all of the mesh.
+
+    Args:
+      function: of one device's shards.
+      mesh: of the devices.
+      in_specs, out_specs: PartitionSpecs of the arguments and the results.
+      donate: numbers of the arguments whose memory may be used.
+      formats: in_shardings and out_shardings of `jax.jit`, for layouts that are not
+        the default.
+    """
     mapped = jax.shard_map(
         function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
     )
-    return jax.jit(mapped, donate_argnums=donate)
+    return jax.jit(mapped, donate_argnums=donate, **formats)
 
 
 def mean(tree: PyTree) -> PyTree:
