@@ -23,9 +23,10 @@ from autodo_jax.errors import RunError
 
 AXIS = "data"
 REPLICATED, BY_ROWS = PartitionSpec(), PartitionSpec(AXIS)
-# Rows of so many columns are gathered and scattered in place in any layout.
-_FEW_COLUMNS = 32
-_ROW_BY_ROW = Layout((0, 1))
+# As tests/aot found: a TPU reaches the rows of a table in place in any layout if it has
+# few columns, and so many rows that row by row, padded, it is larger than this.
+_FEW_COLUMNS, _LARGE_BLOCK = 32, 1 << 27
+_ROW_BY_ROW, _PADDED_ROW = Layout((0, 1)), 128 * 4  # bytes of up to 128 columns
 
 
 def create_mesh(num_devices: int) -> Mesh:
@@ -105,9 +106,10 @@ def is_tpu(mesh: Mesh) -> bool:
 def formats(mesh: Mesh, specs: PyTree, tree: PyTree) -> PyTree:
     """Returns how each array of a pytree lies on a mesh: its sharding and layout.
 
-    A TPU keeps a table [N, K] column by column where that is shorter, and reaches rows
-    of many columns through a copy of all. So wide tables that are cut by rows are kept
-    row by row. Elsewhere, and for all other arrays, the layout is the default.
+    A TPU keeps a table [N, K] column by column where that is shorter, and then reaches
+    its rows through a copy of all. So tables that are cut by rows are kept row by row,
+    but for those of which it makes no copy. Elsewhere, and for all other arrays, the
+    layout is the default.
 
     Args:
       mesh: of all devices in use.
@@ -121,9 +123,10 @@ def formats(mesh: Mesh, specs: PyTree, tree: PyTree) -> PyTree:
     )
 
     def format_of(sharding: NamedSharding, leaf: Any) -> Any:
-        is_table = sharding.spec == BY_ROWS and len(leaf.shape) == 2
-        if is_tpu(mesh) and is_table and leaf.shape[1] > _FEW_COLUMNS:
-            return Format(_ROW_BY_ROW, sharding)
+        if is_tpu(mesh) and sharding.spec == BY_ROWS and len(leaf.shape) == 2:
+            rows, columns = leaf.shape[0] // mesh.size, leaf.shape[1]
+            if columns > _FEW_COLUMNS or rows * _PADDED_ROW <= _LARGE_BLOCK:
+                return Format(_ROW_BY_ROW, sharding)
         return sharding
 
     return jax.tree.map(format_of, shardings_of, tree)

@@ -25,7 +25,6 @@ def test_packed_images_are_taken_as_they_were(shape):
 def as_on_tpu(patch):
     """Packs images, and gives tables a layout that is not the default of CPUs."""
     patch.setattr(distributed, "is_tpu", lambda mesh: True)
-    patch.setattr(distributed, "_FEW_COLUMNS", 1)
     patch.setattr(distributed, "_ROW_BY_ROW", Layout((1, 0)))
 
 
