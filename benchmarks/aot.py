@@ -94,7 +94,7 @@ def measure(row: Row, level: str, method: str) -> Row:
         "temporary_bytes": memory.temp_size_in_bytes,
         "peak_bytes": memory.peak_memory_in_bytes,
         "flops": cost.get("flops"),
-        "accessed_bytes": cost.get("bytes accessed"),
+        "moved_bytes": compiled.moved(program),
         "collectives": compiled.collectives(program),
         "expected_exchange": run.expected_exchange(row["step"]),
         "largest": [a.shape for a in compiled.arrays(program)[:5]],

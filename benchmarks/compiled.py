@@ -147,6 +147,47 @@ def collectives(program: jax.stages.Compiled) -> dict[str, tuple[int, int]]:
     return found
 
 
+def moved(program: jax.stages.Compiled) -> int:
+    """Returns the bytes that the instructions outside fused loops read and write.
+
+    Arrays count with their padding, instructions of a loop as often as it runs, where
+    that is known. Of a gather, a scatter or an update of a slice the largest array does
+    not count: it is touched in a few places. (The compiler's own "bytes accessed" does
+    count it, and much that happens within a fused loop.)
+    """
+    text = _text(program)
+    sizes: dict[str, int] = {}
+    found: list[tuple[str, str, list[int]]] = []
+    times: dict[str, tuple[str, int]] = {}  # body -> (computation of its loop, passes)
+    for computation, operation, shape, line in _instructions(text):
+        name, _, rest = line.strip().removeprefix("ROOT ").partition(" = ")
+        name = name.removeprefix("%")
+        parts = [_nbytes(*match.groups())[1] for match in _SHAPE.finditer(shape)]
+        sizes[name] = sum(parts)
+        if operation == "while":
+            body = re.search(r"body=%?([\w.\-]+)", line)
+            passes = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+            if body:
+                times[body[1]] = computation, int(passes[1]) if passes else 1
+        if "fused" in computation or operation in (*_NAMES, "constant", "call"):
+            continue
+        arguments = rest.partition(f" {operation}(")[2].partition(")")[0]
+        used = [sizes.get(a, 0) for a in re.findall(r"%([\w.\-]+)", arguments)]
+        touched = [*parts, *used]
+        if name.startswith(("gather", "scatter", "dynamic")):
+            largest = max(touched, default=0)
+            touched = [size for size in touched if size < largest]
+        found.append((computation, operation, touched))
+
+    def passes_of(computation: str) -> int:
+        if computation not in times:
+            return 1
+        outside, passes = times[computation]
+        return passes * passes_of(outside)
+
+    return sum(passes_of(where) * sum(touched) for where, _, touched in found)
+
+
 def dtypes(program: jax.stages.Compiled) -> set[str]:
     """Returns the types of the arrays of a program, "f32" and the like."""
     return {
