@@ -63,4 +63,4 @@ class SmallCNN(Network):
         x = images
         for conv, norm_ in zip(self.convs, self.norms, strict=True):
             x = self.activation(norm_(conv(x), use_running_average=not train))
-        return widen(x.reshape(len(x), -1))
+        return widen(x.reshape(x.shape[0], -1))

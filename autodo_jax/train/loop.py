@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import pathlib
 import signal
 import time
@@ -28,6 +29,9 @@ from autodo_jax.workdir import files
 
 AfterStep = Callable[[TrainState, RunLog], None]
 Warn = Callable[[AutodoError], None]
+
+
+_GUESSING_EPOCH = 5  # by which a network knows more than nothing
 
 
 def run(
@@ -61,6 +65,8 @@ def run(
     if processes.is_first():
         files.write_config(workdir, config_lib.to_json(config))
         _make_profile_folder(config.profile)
+        text = files.to_json(setup.data.summary._asdict(), indent=2) + "\n"
+        files.write_text(workdir / files.DATA, text)
     with (
         jax.debug_nans(config.debug_nans),
         progress,
@@ -103,6 +109,8 @@ def run(
                 board.add_epoch(record)
                 schedule.after_epoch(state, log)
                 progress.update(record)
+                if record["epoch"] == _GUESSING_EPOCH:
+                    _warn_of_guessing(setup, record, progress.warn)
             schedule.save(state, log, and_wait=True)
             return finish(setup, state, log, workdir, board)
 
@@ -164,6 +172,19 @@ def run_epoch(
         "data_wait": waited / trained,
         **values,
     }
+
+
+def _warn_of_guessing(setup: Setup, record: dict[str, Any], warn: Warn) -> None:
+    guessing = math.log(setup.data.num_classes)
+    if record["val_loss"] > guessing:
+        warn(
+            AutodoError(
+                f"warning: after {record['epoch']} epochs the validation loss is "
+                f"{record['val_loss']:.2f}, above {guessing:.2f}, that of guessing",
+                "lower <config.task.learning_rate>",
+                "set <config.task.clip_norm=1>",
+            )
+        )
 
 
 def _make_profile_folder(folder: str) -> None:

@@ -21,6 +21,7 @@ from autodo_jax.data.batches.plan import BatchPlan
 from autodo_jax.data.batches.resident import ResidentBatches
 from autodo_jax.data.dataset import Dataset, SourceSplits
 from autodo_jax.data.run_data import RunData
+from autodo_jax.data.summary import Summary
 from autodo_jax.distributed import AXIS, BY_ROWS, REPLICATED
 from autodo_jax.errors import RunError
 from autodo_jax.hyperparams.row_rmsprop import RowRMSpropState
@@ -76,9 +77,10 @@ def prepare(
         devices cannot share equally; images smaller than the crops.
     """
     num_devices = distributed.usable_devices(config.batch_size, config.num_devices)
-    mesh = distributed.create_mesh(num_devices)
     data = run_data.create(config, splits) if splits else run_data.load(config)
     _check_sizes(config, data)
+    num_devices = _devices_for(config, data, num_devices)
+    mesh = distributed.create_mesh(num_devices)
     plan = _plan(config, data, num_devices)
     if model is None:
         model = models.create(config.model, data.num_classes, AXIS)
@@ -111,6 +113,22 @@ def prepare(
     return setup, state
 
 
+def check(config: ml_collections.ConfigDict, show: Callable[[Summary], None]) -> None:
+    """Reads the data of a run and says what is known of them; trains nothing.
+
+    Args:
+      config: validated configuration.
+      show: is told of the data, before they may be refused.
+
+    Raises:
+      DataError, RunError: as `prepare`.
+    """
+    distributed.usable_devices(config.batch_size, config.num_devices)
+    data = run_data.load(config)
+    show(data.summary)
+    _check_sizes(config, data)
+
+
 def _place_state(
     mesh: Mesh, create: Callable, key: chex.PRNGKey, labels: np.ndarray
 ) -> tuple[TrainState, TrainState, TrainState]:
@@ -136,12 +154,11 @@ def state_specs(state: TrainState) -> TrainState:
 
 def _check_sizes(config: ml_collections.ConfigDict, data: RunData) -> None:
     train, validation, _ = data.splits
-    most = min(len(train.labels), len(validation.labels), len(data.fit.labels))
-    if config.batch_size > most:
+    if config.batch_size > len(train.labels):
         raise RunError(
             f"config.batch_size is {config.batch_size}, but there are only "
             f"{len(train.labels)} train and {len(validation.labels)} validation points",
-            f"pass <config.batch_size={most}> or less",
+            f"pass <config.batch_size={len(train.labels)}> or less",
         )
     height, width = train.images.shape[1:3]
     if min(height, width) < config.augment.crop_size:
@@ -151,6 +168,27 @@ def _check_sizes(config: ml_collections.ConfigDict, data: RunData) -> None:
             "lower it",
             "resize them by <config.data.image_size=(HEIGHT, WIDTH)>",
         )
+
+
+def _devices_for(
+    config: ml_collections.ConfigDict, data: RunData, num_devices: int
+) -> int:
+    """Returns as many devices as the smallest part has points for, if they are free.
+
+    Raises:
+      RunError: more are asked for, or several processes need theirs.
+    """
+    most = min(len(data.splits.validation.labels), len(data.fit.labels))
+    if num_devices <= most:
+        return num_devices
+    if config.num_devices or jax.process_count() > 1:
+        raise RunError(
+            f"there are only {most} validation points for {num_devices} devices",
+            f"pass <config.num_devices={most}> or less",
+            "add some",
+        )
+    sizes = range(1, most + 1)
+    return max(size for size in sizes if config.batch_size % size == 0)
 
 
 def _parts(data: RunData) -> dict[str, Dataset]:

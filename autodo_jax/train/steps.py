@@ -42,6 +42,7 @@ class Steps(NamedTuple):
     hyper: HyperStep[TrainState, Points]
     evaluate: EvaluationStep[Points]
     features: FeaturesStep[Points]
+    log_probabilities: FeaturesStep[Points]
 
 
 def compile(
@@ -100,6 +101,11 @@ def compile(
         ),
         features=spmd(
             create_features_step(objective),
+            in_specs=(REPLICATED, REPLICATED, points_specs),
+            out_specs=REPLICATED,
+        ),
+        log_probabilities=spmd(
+            create_log_probabilities_step(objective),
             in_specs=(REPLICATED, REPLICATED, points_specs),
             out_specs=REPLICATED,
         ),
@@ -329,3 +335,15 @@ def create_features_step(objective: Objective) -> FeaturesStep[Points]:
         return distributed.all_gather(objective.features(params, batch_stats, images))
 
     return features_step
+
+
+def create_log_probabilities_step(objective: Objective) -> FeaturesStep[Points]:
+    """Returns `(params, batch_stats, points) -> log probabilities [B, C]`."""
+
+    def log_probabilities_step(
+        params: PyTree, batch_stats: PyTree, points: Points
+    ) -> chex.Array:
+        logits = objective.predict(params, batch_stats, local_batch(points).image)
+        return distributed.all_gather(jax.nn.log_softmax(logits))
+
+    return log_probabilities_step

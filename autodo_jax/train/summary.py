@@ -14,7 +14,13 @@ import scipy.special
 from autodo_jax import metrics, processes
 from autodo_jax.augment import learned
 from autodo_jax.hyperparams import state as hyperparams
-from autodo_jax.train.evaluate import evaluate, features_of
+from autodo_jax.train.evaluate import (
+    compute_features,
+    evaluate,
+    features_of,
+    log_probabilities,
+    of_log_probabilities,
+)
 from autodo_jax.train.run_log import RunLog
 from autodo_jax.train.setup import Setup
 from autodo_jax.train.state import TrainState
@@ -56,7 +62,15 @@ def finish(
     tables = {
         name: table[:num_train] for name, table in processes.fetch(state.tables).items()
     }
-    train = evaluate(setup, state, "train", config.epochs)
+    log_p = embeddings = None
+    if config.save_probabilities:
+        log_p = log_probabilities(setup, state, "train")
+        train = of_log_probabilities(log_p, setup.data.splits.train.labels)
+    else:
+        train = evaluate(setup, state, "train", config.epochs)
+    if config.save_embeddings:
+        features = compute_features(setup, state, "train", config.epochs)
+        embeddings = np.asarray(jax.device_get(features))[:num_train]
     test = evaluate(setup, state, "test", config.epochs)
     result = summarize(setup, train, test, log.records)
     report = describe(setup, tables, train)
@@ -77,11 +91,19 @@ def finish(
             lambda file: report_data.write_npz(file, shown),
         )
         board.add_result(config.epochs, report, shown)
+        if log_p is not None:
+            _write_array(workdir / files.PROBABILITIES, np.exp(log_p))
+        if embeddings is not None:
+            _write_array(workdir / files.EMBEDDINGS, embeddings)
         files.write(workdir / files.HYPERPARAMS, lambda file: np.savez(file, **tables))
         text = files.to_json(result, indent=2) + "\n"
         files.write_text(workdir / files.RESULT, text)
     processes.wait_for_all("the result is written")
     return Finished(setup, state, result, report)
+
+
+def _write_array(path: pathlib.Path, values: np.ndarray) -> None:
+    files.write(path, lambda file: np.save(file, values.astype(np.float32)))
 
 
 def summarize(
@@ -107,11 +129,18 @@ def summarize(
         "imbalance_ratio": config.data.imbalance_ratio,
         "noise_ratio": config.data.noise_ratio,
         "epochs": config.epochs,
+        "image_shape": list(data.splits.train.images.shape[1:]),
         "num_train": num_points["train"],
         "num_val": num_points["validation"],
         "num_test": num_points["test"],
         "test_error": test.error,
-        "class_error": test.class_error(data.num_classes),
+        "class_error": dict(
+            zip(
+                data.splits.train.class_names,
+                test.class_error(data.num_classes),
+                strict=True,
+            )
+        ),
         "val_error": records[-1]["val_error"],
         "best_val_epoch": min(records, key=lambda record: record["val_error"])["epoch"],
     }

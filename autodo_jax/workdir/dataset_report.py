@@ -14,6 +14,7 @@ from typing import IO
 import numpy as np
 
 from autodo_jax.errors import RunFilesError
+from autodo_jax.spreadsheet import read_table
 from autodo_jax.workdir import files
 
 _LABELS = ("id", "given_label", "suggested_label")
@@ -95,6 +96,8 @@ def load_dataset_report(workdir: str | pathlib.Path) -> DatasetReport:
     Args:
       workdir: folder of the run.
 
+    A spreadsheet may have saved it, with semicolons and decimal commas.
+
     Raises:
       RunFilesError: the workdir holds no such file, or one that cannot be read, or is
         of a newer version.
@@ -102,13 +105,12 @@ def load_dataset_report(workdir: str | pathlib.Path) -> DatasetReport:
     path = pathlib.Path(workdir) / files.DATASET
     files.refuse_newer(path.parent)
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            header, *lines = csv.reader(file)
-        table = dict(zip(header, zip(*lines, strict=True), strict=True))
+        read = read_table(path)
+        table = read.columns
         numbers = {
-            name: np.array(values, np.float64)
-            for name, values in table.items()
-            if name not in ("index", *_LABELS)
+            name: np.array(read.numbers(name), np.float64)
+            for name in table
+            if name in _NUMBERS or name.startswith((_GATE, _MAGNITUDE))
         }
         return DatasetReport(
             index=np.array(table["index"], np.int64),
@@ -121,7 +123,7 @@ def load_dataset_report(workdir: str | pathlib.Path) -> DatasetReport:
         raise RunFilesError(
             f"{workdir} holds no {files.DATASET}", "pass the workdir of a finished run"
         ) from error
-    except (OSError, ValueError, KeyError, csv.Error) as error:
+    except (OSError, ValueError, KeyError, OverflowError) as error:
         raise files.read_error(path, error) from error
 
 

@@ -21,6 +21,7 @@ from autodo_jax.train.run_log import RunLog
 from autodo_jax.train.state import create_optimizers
 from autodo_jax.train.steps import create_hyper_step, create_task_step
 from configs import cifar10_jpeg, digits
+from tests.train import prepared
 from tests.train.prepared import prepare, run, tiny_config
 
 PHOTOGRAPHS = (
@@ -78,6 +79,7 @@ def test_four_devices_train_as_one(method):
 @pytest.mark.slow
 def test_in_double_precision_and_without_batch_norm_losses_agree(monkeypatch, x64):
     monkeypatch.setattr(models, "create", lambda config, c, axis: PlainNetwork(c))
+    monkeypatch.setattr(prepared, "_PREPARED", {})  # of the usual network
     config = tiny_config("autodo")
     one, _ = losses(config, 1)
     eight, _ = losses(config, 8)
@@ -160,7 +162,7 @@ def collectives(step, *args) -> list[tuple[str, int]]:
 def test_devices_exchange_gradients_statistics_and_rows_and_nothing_else():
     """Values are counted as they stand in the program, a loop's body once."""
     config = tiny_config("autodo")
-    config.num_devices = 8
+    config.num_devices = 4
     setup, state = prepare(config)
     (task, *_), (hyper, *_) = (setup.feed.batches(p, 1) for p in ("task", "hyper"))
     num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -212,12 +214,12 @@ def test_a_batch_that_the_devices_cannot_share_ends_in_one_line(tmp_path):
 
 def test_the_devices_in_use_hold_all_of_lambda_in_equal_blocks():
     config = tiny_config("autodo")
-    config.num_devices = 8
+    config.num_devices = 4
     _, state = prepare(config)
     for table in state.tables.values():
         shards = table.addressable_shards
-        assert len(shards) == 8
-        assert {shard.data.shape[0] for shard in shards} == {len(table) // 8}
+        assert len(shards) == 4
+        assert {shard.data.shape[0] for shard in shards} == {len(table) // 4}
 
 
 @pytest.mark.slow
