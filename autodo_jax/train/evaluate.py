@@ -97,7 +97,7 @@ def use_features(points: Points, features: chex.Array | None) -> Points:
     """Returns the points with features, if given, in place of images."""
     if features is None or not isinstance(points, IndexedBatch):
         return points
-    return points._replace(images=features)
+    return points._replace(images=features, image_shape=None)
 
 
 def features_of(setup: Setup, state: TrainState, points: Dataset) -> np.ndarray:

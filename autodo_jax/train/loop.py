@@ -17,7 +17,7 @@ from autodo_jax import config as config_lib
 from autodo_jax import processes
 from autodo_jax._typing import Metrics
 from autodo_jax.errors import AutodoError, Interrupted, RunError
-from autodo_jax.train import evaluate
+from autodo_jax.train import evaluate, fit
 from autodo_jax.train.checkpoint_schedule import CheckpointSchedule
 from autodo_jax.train.progress import EpochProgress
 from autodo_jax.train.run_log import MAX_IN_FLIGHT, RunLog, divergence_error
@@ -52,9 +52,9 @@ def run(
 
     Raises:
       DataError: streamed images that cannot be read.
-      RunError: a loss, gradient or Lambda that is not finite; a linear solve that
-        diverges, where that is to stop the run; a folder for the profile that cannot be
-        made; a checkpoint of other data.
+      RunError: steps that do not fit the devices; a loss, gradient or Lambda that is
+        not finite; a linear solve that diverges, where that is to stop the run; a
+        folder for the profile that cannot be made; a checkpoint of other data.
       CheckpointError, WriteError: files that cannot be written; a checkpoint that
         cannot be read.
       Interrupted: SIGTERM or SIGINT; the state is saved.
@@ -76,6 +76,9 @@ def run(
         processes.stop_requests() as stop_requested,
         processes.Watchdog(60 * config.watchdog_minutes) as watchdog,
     ):
+        memory = fit.check(setup, state)
+        if memory:
+            progress.message(memory)
         state, log = schedule.restore(state, setup.data.fingerprint())
         progress.start(log.epoch)
 

@@ -16,7 +16,7 @@ from autodo_jax import config as config_lib
 from autodo_jax import distributed, models, objective
 from autodo_jax.data import run_data
 from autodo_jax.data.batches import streamed
-from autodo_jax.data.batches.batch import Batch, Points
+from autodo_jax.data.batches.batch import Batch, Points, pack
 from autodo_jax.data.batches.plan import BatchPlan
 from autodo_jax.data.batches.resident import ResidentBatches
 from autodo_jax.data.dataset import Dataset, SourceSplits
@@ -98,7 +98,7 @@ def prepare(
         num_classes=data.num_classes,
         image_shape=jax.eval_shape(losses.clean_inputs, images).shape[1:],
     )
-    specs, state = _place_state(mesh, create, init_key, train.labels)
+    specs, formats, state = _place_state(mesh, create, init_key, train.labels)
     feed, points_specs = _feed(config, data, plan, mesh)
     compiled = steps.compile(
         losses,
@@ -107,6 +107,7 @@ def prepare(
         mesh=mesh,
         state_specs=specs,
         points_specs=points_specs,
+        state_formats=formats,
     )
     setup = Setup(config, data, plan, feed, losses, compiled, task_key, hyper_key)
     return setup, state
@@ -130,13 +131,14 @@ def check(config: ml_collections.ConfigDict, show: Callable[[Summary], None]) ->
 
 def _place_state(
     mesh: Mesh, create: Callable, key: chex.PRNGKey, labels: np.ndarray
-) -> tuple[TrainState, TrainState]:
-    """Returns the specs of a state, and the state itself, on its devices."""
+) -> tuple[TrainState, TrainState, TrainState]:
+    """Returns the specs and the formats of a state, and the state, on its devices."""
     padding = distributed.padded_rows(len(labels), mesh.size) - len(labels)
     labels = np.pad(labels, (0, padding), constant_values=-1)
-    specs = state_specs(jax.eval_shape(create, key, labels))
-    placed = jax.jit(create, out_shardings=distributed.shardings(mesh, specs))
-    return specs, placed(key, labels)
+    shapes = jax.eval_shape(create, key, labels)
+    specs = state_specs(shapes)
+    formats = distributed.formats(mesh, specs, shapes)
+    return specs, formats, jax.jit(create, out_shardings=formats)(key, labels)
 
 
 def state_specs(state: TrainState) -> TrainState:
@@ -222,8 +224,10 @@ def _feed(
     """Returns the feed, and the specs of the points of a step."""
     parts = _parts(data)
     if not config.data.stream:
+        packs = pack if distributed.is_tpu(mesh) else lambda images: (images, None)
+        packed = {name: packs(part.pixels()) for name, part in parts.items()}
         resident = {
-            name: distributed.place(mesh, (part.images, part.labels))
+            name: distributed.place(mesh, (packed[name][0], part.labels))
             for name, part in parts.items()
         }
         # XLA's convolutions are many times slower within a loop on CPUs.
@@ -231,7 +235,8 @@ def _feed(
         steps_per_dispatch = config.steps_per_dispatch or (
             1 if is_cpu else _STEPS_PER_DISPATCH
         )
-        return ResidentBatches(plan, resident, steps_per_dispatch), REPLICATED
+        shapes = {name: shape for name, (_, shape) in packed.items()}
+        return ResidentBatches(plan, resident, steps_per_dispatch, shapes), REPLICATED
     by_rows = NamedSharding(mesh, BY_ROWS)
 
     def to_device(batch: Batch) -> Batch:

@@ -53,6 +53,7 @@ def compile(
     mesh: Mesh,
     state_specs: TrainState,
     points_specs: Any,
+    state_formats: Any = None,
 ) -> Steps:
     """Returns the steps of a run for all devices of a mesh.
 
@@ -66,20 +67,32 @@ def compile(
       mesh: of the devices.
       state_specs: PartitionSpecs of a state.
       points_specs: PartitionSpecs of the points of a step.
+      state_formats: `distributed.formats` of the state; None: what arrays come in.
     """
     spmd = functools.partial(distributed.spmd, mesh=mesh)
+
+    def formats(num_others: int) -> dict[str, Any]:
+        if state_formats is None:
+            return {}
+        return {
+            "in_shardings": (state_formats, *[None] * num_others),
+            "out_shardings": (state_formats, None),
+        }
+
     return Steps(
         task=spmd(
             scan_steps(create_task_step(objective, optimizers)),
             in_specs=(state_specs, points_specs, REPLICATED),
             out_specs=(state_specs, REPLICATED),
             donate=(0,),
+            **formats(2),
         ),
         hyper=spmd(
             scan_steps(create_hyper_step(objective, optimizers, hyper)),
             in_specs=(state_specs, points_specs, points_specs, REPLICATED),
             out_specs=(state_specs, REPLICATED),
             donate=(0,),
+            **formats(3),
         ),
         evaluate=spmd(
             create_eval_step(objective),
@@ -162,7 +175,7 @@ def local_batch(points: Points) -> Batch:
     index = distributed.local_shard(points.index)
     if isinstance(points, Batch):
         return points._replace(index=index)
-    return take(points.images, points.labels, index)
+    return take(*points._replace(index=index))
 
 
 def scan_steps(step: Callable) -> Callable:

@@ -163,7 +163,7 @@ class Checkpoints:
         )
         with _explained(self._folder / str(step)):
             restored = self._manager.restore(step, args=items)
-        return restored.state, restored.journal
+        return jax.tree.map(_lay_out_like, restored.state, like), restored.journal
 
     def _options(self, keep: int) -> ocp.CheckpointManagerOptions:
         policies = ocp.checkpoint_managers
@@ -295,3 +295,9 @@ def _checksums(
         if with_state or not name.startswith(_STATE):
             with open(path, "rb") as file:
                 yield name, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _lay_out_like(leaf: Any, like: Any) -> Any:
+    """Gives a restored array the layout of `like`, which Orbax does not know of."""
+    is_alike = leaf.format.layout == like.format.layout
+    return leaf if is_alike else jax.device_put(leaf, like.format)
