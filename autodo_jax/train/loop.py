@@ -16,7 +16,7 @@ from autodo_jax import config as config_lib
 from autodo_jax import processes
 from autodo_jax._typing import Metrics
 from autodo_jax.errors import AutodoError, Interrupted, RunError
-from autodo_jax.train import evaluate
+from autodo_jax.train import evaluate, solved
 from autodo_jax.train.checkpoint_schedule import CheckpointSchedule
 from autodo_jax.train.progress import EpochProgress
 from autodo_jax.train.run_log import MAX_IN_FLIGHT, RunLog, divergence_error
@@ -90,9 +90,10 @@ def run(
 
         _write_records(workdir, log)
         with TensorBoard(workdir, log.records) as board:
-            while log.epoch < config.epochs:  # line 2
+            epoch_of = run_epoch if setup.solves is None else solved.run_epoch
+            while log.epoch < config.epochs and not log.is_stopped:  # line 2
                 with _profiled(config, setup.plan.start_epoch, log.epoch):
-                    state, record = run_epoch(
+                    state, record = epoch_of(
                         setup, state, log, after_step=after_step, warn=progress.warn
                     )
                 log.end_epoch(record)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import chex
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
@@ -25,8 +26,13 @@ from autodo_jax.distributed import AXIS, BY_ROWS, REPLICATED
 from autodo_jax.errors import RunError
 from autodo_jax.hyperparams.row_rmsprop import RowRMSpropState
 from autodo_jax.objective import Objective
-from autodo_jax.train import steps
-from autodo_jax.train.state import TrainState, create_optimizers, create_state
+from autodo_jax.train import problem, solves, steps
+from autodo_jax.train.solves import Solves
+from autodo_jax.train.state import (
+    TrainState,
+    create_optimizers,
+    create_state,
+)
 
 _STEPS_PER_DISPATCH = 16  # on accelerators
 
@@ -55,6 +61,7 @@ class Setup:
     steps: steps.Steps
     task_key: chex.PRNGKey
     hyper_key: chex.PRNGKey
+    solves: Solves | None = None  # of a head on given features
 
 
 def prepare(
@@ -78,6 +85,10 @@ def prepare(
     num_devices = distributed.usable_devices(config.batch_size, config.num_devices)
     mesh = distributed.create_mesh(num_devices)
     data = run_data.create(config, splits) if splits else run_data.load(config)
+    if data.splits.train.has_features != (config.model.name in models.HEADS):
+        raise _wrong_model(config, data)
+    if data.splits.train.has_features:
+        return _prepare_head(config, data, mesh)
     _check_sizes(config, data)
     plan = _plan(config, data, num_devices)
     if model is None:
@@ -108,6 +119,76 @@ def prepare(
     )
     setup = Setup(config, data, plan, feed, losses, compiled, task_key, hyper_key)
     return setup, state
+
+
+def _prepare_head(
+    config: ml_collections.ConfigDict, data: RunData, mesh: Mesh
+) -> tuple[Setup, TrainState]:
+    """As `prepare`, for a head on features that are given; it is solved."""
+    if mesh.size > 1:
+        raise RunError(
+            f"a head on given features runs on one device, not on {mesh.size}",
+            "pass <config.num_devices=1>",
+        )
+    train, validation, _ = data.splits
+    constants = problem.principal_axes(train.images, validation.images)
+    placed = {
+        name: distributed.place(
+            mesh, (problem.coordinates(part.images, constants), part.labels)
+        )
+        for name, part in data.splits._asdict().items()
+    }
+    plan = _plan(config, data, 1)
+    model = models.create(config.model, data.num_classes)
+    losses = objective.create(config, model)
+    inner = problem.Problem(losses, config.task.prior_variance)
+    moments = jnp.mean(placed["train"][0] ** 2, axis=0)
+    (train_points, labels), (clean, clean_labels) = (
+        placed[name] for name in ("train", "validation")
+    )
+    points = problem.Points(train_points, labels, clean, clean_labels, moments)
+    init_key, *keys = jax.random.split(jax.random.key(config.seed), 3)
+    params = model.init(init_key, points.clean[:1], train=False)["params"]
+    head_solves = solves.create(config, inner, points, params)
+    head = head_solves.start()
+    num_folds = config.guard.folds if solves.learns(config) else 0
+    unused: Any = ()
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=distributed.place(mesh, constants),
+        optimizer_state=unused,
+        tables=head.tables,
+        hyper_optimizer_state=unused,
+        heads=(head,) * (num_folds + 1),
+        held_out=jnp.zeros((config.epochs, len(validation.labels))),
+    )
+    compiled = steps.compile(
+        losses,
+        create_optimizers(config, 1),
+        config.hyper,
+        mesh=mesh,
+        state_specs=TrainState(*[REPLICATED] * len(state)),  # type: ignore[arg-type]
+        points_specs=REPLICATED,
+    )
+    feed = ResidentBatches(plan, placed)
+    setup = Setup(config, data, plan, feed, losses, compiled, *keys)
+    return dataclasses.replace(setup, solves=head_solves), state
+
+
+def _wrong_model(config: ml_collections.ConfigDict, data: RunData) -> RunError:
+    name, heads = config.model.name, " or ".join(models.HEADS)
+    if data.splits.train.has_features:
+        return RunError(
+            f"config.model.name is {name!r}, but the points are features, which have "
+            f"no images; expected {heads}",
+            "begin with configs/embeddings.py, or with config_for",
+        )
+    return RunError(
+        f"config.model.name is {name!r}, a head of given features, but the points are "
+        "images",
+        "pass another <config.model.name>",
+    )
 
 
 def _place_state(

@@ -14,6 +14,7 @@ import scipy.special
 from autodo_jax import metrics, processes
 from autodo_jax.augment import learned
 from autodo_jax.hyperparams import state as hyperparams
+from autodo_jax.train import solved
 from autodo_jax.train.evaluate import evaluate, features_of
 from autodo_jax.train.run_log import RunLog
 from autodo_jax.train.setup import Setup
@@ -57,6 +58,8 @@ def finish(
         name: table[:num_train] for name, table in processes.fetch(state.tables).items()
     }
     train = evaluate(setup, state, "train", config.epochs)
+    if setup.solves is not None:
+        train = solved.cross_fitted(setup, state)
     test = evaluate(setup, state, "test", config.epochs)
     result = summarize(setup, train, test, log.records)
     report = describe(setup, tables, train)
@@ -210,7 +213,10 @@ def _report_data(
     _, _, test_points = setup.data.splits
     suspects = np.argsort(-report.noise_score, kind="stable")[:_NUM_SUSPECTS]
     points = setup.data.splits.train
-    images = points.take(suspects).pixels()
+    if points.has_features:  # There are no images to show.
+        suspects, images = suspects[:0], np.zeros((0, 1, 1, 1), np.uint8)
+    else:
+        images = points.take(suspects).pixels()
     augmented = np.zeros((len(images), 0, *images.shape[1:]), np.uint8)
     if "gate" in tables:
         # A shared augmentation has a single row.
