@@ -15,29 +15,12 @@ folds of the clean set, and the last solve learns from the clean set too; the pa
 protocol is `--config.guard.folds=0 --config.task.joined_epochs=0`.
 """
 
-from autodo_jax.config import apply_method, default_config
+from autodo_jax.config import default_config, use_features
 
 
 def get_config(method: str = ""):
     config = default_config()
     config.name = "embeddings"
-    config.epochs = 20
-    config.eval_batch_size = 4096
-    config.num_devices = 1
     config.data.source = "embeddings"
-    config.model.name = "linear"
-    config.task.prior_variance = 1.0
-    config.task.joined_epochs = 1
-    config.hyper.theta = "all"
-    config.hyper.start_epoch = 0
-    config.hyper.learning_rate = 0.1
-    config.hyper.solver = "conjugate_gradient"
-    config.hyper.num_terms = 30
-    config.hyper.symmetric_kl = False
-    config.guard.folds = 5
-    config.guard.patience = 5
-    apply_method(config, method)
-    if config.method == "autodo":  # Features have no augmentation.
-        config.hyper.augment, config.augment.policy = "none", "none"
-        config.augment.num_ops = 0
+    use_features(config, method)
     return config

@@ -22,7 +22,7 @@ ALLOWED = {
     "export": {"export", "data", "workdir"},
     "command_line": {"config", "processes"},
     "main": {"command_line", "processes", "report", "train", "workdir"},
-    "api": {"config", "data", "distributed", "report", "train", "workdir"},
+    "api": {"config", "data", "distributed", "objective", "report", "train", "workdir"},
 }
 # Within data: the stages in their order, and what they share below them.
 SHARED = {"dataset", "split", "distort", "checks"}

@@ -191,7 +191,7 @@ def _guard() -> ml_collections.ConfigDict:
     # outer steps. Steps: the first part judges Lambda, which is not learned from it.
     guard.folds = 0
     # Epoch, from 0, whose Lambda is taken unless one is better by a standard error.
-    guard.expected_epochs = 10
+    guard.expected_epochs = 9
     guard.patience = 0  # epochs without a better Lambda until it is stopped; 0: all
     return guard
 

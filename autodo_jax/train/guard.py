@@ -5,7 +5,8 @@ problem it soon fits them by heart: their loss falls to the end, that of clean p
 which are held out turns. Pure functions, for solved and for stepped runs alike.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.optimize
@@ -95,3 +96,20 @@ def calibrated_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     bounds = (-_MAX_LOG_SCALE, _MAX_LOG_SCALE)
     best = scipy.optimize.minimize_scalar(lambda s: losses(s).mean(), bounds=bounds)
     return losses(best.x)
+
+
+def explain(records: Sequence[Mapping[str, Any]]) -> str:
+    """Returns where Lambda was stopped and why, in one line.
+
+    Args:
+      records: metrics of the epochs; the last has `lambda_epoch`.
+    """
+    last = records[-1]
+    epoch = int(last["lambda_epoch"])
+    losses = [record["held_out_loss"] for record in records]
+    best = int(np.argmin(losses))
+    return (
+        f"Lambda is that of epoch {epoch} of {len(records)}: the loss of held-out "
+        f"clean points is {losses[epoch - 1]:.3f} there, {losses[best]:.3f} at best "
+        f"(epoch {best + 1}) and {losses[0]:.3f} at the start"
+    )

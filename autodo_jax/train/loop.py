@@ -16,7 +16,7 @@ from autodo_jax import config as config_lib
 from autodo_jax import processes
 from autodo_jax._typing import Metrics
 from autodo_jax.errors import AutodoError, Interrupted, RunError
-from autodo_jax.train import evaluate, solved
+from autodo_jax.train import evaluate, guard, solved
 from autodo_jax.train.checkpoint_schedule import CheckpointSchedule
 from autodo_jax.train.progress import EpochProgress
 from autodo_jax.train.run_log import MAX_IN_FLIGHT, RunLog, divergence_error
@@ -101,6 +101,8 @@ def run(
                 board.add_epoch(record)
                 schedule.after_epoch(state, log)
                 progress.update(record)
+            if "lambda_epoch" in log.records[-1]:
+                progress.message(guard.explain(log.records))
             schedule.save(state, log, and_wait=True)
             return finish(setup, state, log, workdir, board)
 

@@ -23,6 +23,7 @@ class Minimum(NamedTuple):
     theta: PyTree
     loss: chex.Array
     grad_norm: chex.Array
+    limit: chex.Array  # of the gradient's norm
     num_steps: chex.Array  # Newton steps
     num_products: chex.Array  # with the curvature, in all
 
@@ -32,11 +33,12 @@ def minimize(
     curvature: Callable[[PyTree], tuple[solvers.Matvec, solvers.Matvec | None]],
     theta: PyTree,
     *,
-    limit: chex.Numeric,
+    tolerance: float,
+    start_norm: chex.Numeric = 0.0,
     max_steps: int = 30,
     max_products: int = 30,
 ) -> Minimum:
-    """Returns parameters at which the gradient's norm is at most `limit`.
+    """Returns parameters where the gradient's norm is `tolerance * start_norm` at most.
 
     Each step solves the Newton system by preconditioned conjugate gradients to a
     residual of a tenth, and is halved until the loss falls by enough (Armijo). It ends
@@ -47,11 +49,14 @@ def minimize(
       loss: of the parameters; convex, or with a positive semi-definite `curvature`.
       curvature: `theta -> (matvec, preconditioner or None)`.
       theta: pytree to start from.
-      limit: > 0, of the gradient's norm.
+      tolerance: > 0.
+      start_norm: a norm of the gradient; 0: that at `theta`.
       max_steps: Newton steps at most.
       max_products: products of each step at most.
     """
     value_and_grad = jax.value_and_grad(loss)
+    value, grad = value_and_grad(theta)
+    limit = tolerance * jnp.where(start_norm > 0, start_norm, optax.tree.norm(grad))
 
     class State(NamedTuple):
         theta: PyTree
@@ -96,7 +101,7 @@ def minimize(
         )
 
     zero = jnp.zeros((), jnp.int32)
-    start = State(theta, *value_and_grad(theta), zero, zero, jnp.zeros((), bool))
+    start = State(theta, value, grad, zero, zero, jnp.zeros((), bool))
     end = jax.lax.while_loop(is_unfinished, step, start)
     norm = optax.tree.norm(end.grad)
-    return Minimum(end.theta, end.value, norm, end.steps, end.products)
+    return Minimum(end.theta, end.value, norm, limit, end.steps, end.products)

@@ -154,7 +154,7 @@ class Problem:
             p = jax.nn.softmax(logits)
             curved += counted @ (p * (1 - p))
         curved = curved / _count(part) + 1e-8  # Where a class is never predicted.
-        kernel = points.moments[:, None] * curved + self._penalty(points, part)
+        kernel = points.moments[:, None] * curved[None] + self._penalty(points, part)
         diagonal = {"head": {"bias": curved, "kernel": kernel}}
         return lambda v: jax.tree.map(jnp.divide, v, diagonal)
 

@@ -77,7 +77,9 @@ def run_epoch(
         record["held_out_loss"] = float(held_out.mean())
     stop = stop_of(config, np.asarray(state.held_out[: epoch + 1]))
     if stop.is_over or epoch + 1 == config.epochs:
-        record |= {"stopped": 1.0, "lambda_epoch": stop.epoch + 1}
+        record["stopped"] = 1.0
+        if "held_out_loss" in record:
+            record["lambda_epoch"] = stop.epoch + 1
         if stop.epoch < epoch:
             head = repeat(setup, stop.epoch)
             state = state._replace(params=head.joined, tables=head.tables)

@@ -52,11 +52,13 @@ def create(
       points: on the device.
       params: of the head at the start.
     """
-    solve = functools.partial(_minimize, config, problem)
-    step = functools.partial(_learn, config, problem)
-    fit = functools.partial(_fit, config, problem, solve)
+    # One program for all solves, since it is long to compile.
+    solve = jax.jit(functools.partial(_minimize, config, problem))
+    predict = jax.jit(problem.logits)
+    fit = functools.partial(_fit, config, solve, predict)
+    learn = jax.jit(functools.partial(_learn, config, problem))
     start = functools.partial(_start, config, points, params)
-    return Solves(points, jax.jit(fit), jax.jit(step), jax.jit(problem.logits), start)
+    return Solves(points, fit, learn, predict, start)
 
 
 def _start(
@@ -94,15 +96,16 @@ def _minimize(
         lambda theta: problem.inner_loss(theta, tables, points, part),
         curvature,
         theta,
-        limit=config.task.tolerance * start_norm,
+        tolerance=config.task.tolerance,
+        start_norm=start_norm,
         max_products=config.hyper.num_terms,
     )
 
 
 def _fit(
     config: ml_collections.ConfigDict,
-    problem: Problem,
     solve: Callable[..., Minimum],
+    predict: Callable[..., chex.Array],
     head: LearnedHead,
     points: Points,
     chosen: chex.Array,
@@ -123,19 +126,15 @@ def _fit(
         chosen if joins or train_on != "train" else nothing,
     )
 
-    def start_norm() -> chex.Array:
-        grad = jax.grad(problem.inner_loss)(head.theta, head.tables, points, both)
-        return optax.tree.norm(grad)
-
-    norm = jax.lax.cond(head.start_norm > 0, lambda: head.start_norm, start_norm)
-    joined = theta = solve(head.joined, head.tables, points, both, norm)
+    joined = theta = solve(head.joined, head.tables, points, both, head.start_norm)
+    start_norm = joined.limit / config.task.tolerance
     if joins and learns(config):
-        theta = solve(head.theta, head.tables, points, alone, norm)
+        theta = solve(head.theta, head.tables, points, alone, start_norm)
     head = head._replace(
         theta=theta.theta,
         joined=joined.theta,
-        start_norm=norm,
-        clean_logits=problem.logits(joined.theta, points.clean),
+        start_norm=start_norm,
+        clean_logits=predict(joined.theta, points.clean),
     )
     return head, {
         "train_loss": joined.loss,

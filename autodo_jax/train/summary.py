@@ -102,6 +102,7 @@ def summarize(
     """
     config, data = setup.config, setup.data
     num_points = setup.plan.num_points
+    chosen = int(records[-1].get("lambda_epoch", len(records))) - 1
     result = {
         "method": config.method,
         "dataset": config.data.source,
@@ -109,15 +110,17 @@ def summarize(
         "frozen": config.hyper.frozen,
         "imbalance_ratio": config.data.imbalance_ratio,
         "noise_ratio": config.data.noise_ratio,
-        "epochs": config.epochs,
+        "epochs": len(records),
         "num_train": num_points["train"],
         "num_val": num_points["validation"],
         "num_test": num_points["test"],
         "test_error": test.error,
         "class_error": test.class_error(data.num_classes),
-        "val_error": records[-1]["val_error"],
+        "val_error": records[chosen]["val_error"],
         "best_val_epoch": min(records, key=lambda record: record["val_error"])["epoch"],
     }
+    if "lambda_epoch" in records[-1]:
+        result["lambda_epoch"] = chosen + 1
     auroc = metrics.noise_auroc(train.noise_score, data.is_flipped)
     return result if auroc is None else result | {"noise_auroc": auroc}
 

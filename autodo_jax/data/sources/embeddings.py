@@ -167,7 +167,7 @@ def _read_parquet(path: pathlib.Path) -> Arrays:
     unknown = sorted({*splits} - {*_SPLITS})
     if unknown:
         raise DataError(
-            f"{path} has rows of the split {unknown[0]!r}, expected one of "
+            f"{path} has rows of the split {str(unknown[0])!r}, expected one of "
             f"{', '.join(_SPLITS)}"
         )
     column = table["embedding"].combine_chunks()
