@@ -169,7 +169,7 @@ def _run_cleanlab(cell: Cell, joined: Part) -> dict[str, Any]:
     folds = StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=0)
     model = LogisticRegression(max_iter=1000)
     p = cross_val_predict(model, *joined, cv=folds, method="predict_proba")[:num_train]
-    issues = cleanlab.filter.find_label_issues(cell.train[1], p)
+    issues = cleanlab.filter.find_label_issues(cell.train[1], p, n_jobs=1)
     quality = cleanlab.rank.get_label_quality_scores(cell.train[1], p)
     kept = np.r_[~issues, np.ones(len(cell.clean[1]), bool)]
     changed = cell.train[1] != cell.true_labels

@@ -37,7 +37,7 @@ class FeatureHead(Network):
         del train
         x = widen(images)
         if self.has_variable("batch_stats", "axes"):
-            x = x - self.get_variable("batch_stats", "mean")
+            x = x - self.get_variable("batch_stats", "mean")[None]
             x = x @ self.get_variable("batch_stats", "axes")
         return x
 

@@ -14,7 +14,7 @@ import scipy.special
 from autodo_jax import metrics, processes
 from autodo_jax.augment import learned
 from autodo_jax.hyperparams import state as hyperparams
-from autodo_jax.train import solved
+from autodo_jax.train import guard, solved
 from autodo_jax.train.evaluate import evaluate, features_of
 from autodo_jax.train.run_log import RunLog
 from autodo_jax.train.setup import Setup
@@ -120,7 +120,10 @@ def summarize(
         "best_val_epoch": min(records, key=lambda record: record["val_error"])["epoch"],
     }
     if "lambda_epoch" in records[-1]:
-        result["lambda_epoch"] = chosen + 1
+        result |= {
+            "lambda_epoch": chosen + 1,
+            "lambda_stop": guard.explain(records),
+        }
     auroc = metrics.noise_auroc(train.noise_score, data.is_flipped)
     return result if auroc is None else result | {"noise_auroc": auroc}
 
