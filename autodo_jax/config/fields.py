@@ -186,9 +186,9 @@ def _hyper() -> ml_collections.ConfigDict:
 
 def _guard() -> ml_collections.ConfigDict:
     guard = ml_collections.ConfigDict()  # against a Lambda that overfits the clean set
-    # Parts of the clean set; 0: Lambda is learned to the end (App. A). Solved heads:
-    # each part in turn judges a Lambda learned without it, and theirs is the number of
-    # outer steps. Steps: the first part judges Lambda, which is not learned from it.
+    # Parts of the clean set; 0: Lambda is learned to the end (App. A). Each part in
+    # turn judges a Lambda learned without it, and together they choose the number of
+    # outer steps. Of solved heads.
     guard.folds = 0
     # Epoch, from 0, whose Lambda is taken unless one is better by a standard error.
     guard.expected_epochs = 9

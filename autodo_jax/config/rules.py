@@ -223,6 +223,10 @@ def _check_guard(config: ml_collections.ConfigDict) -> None:
     learns = has_hyperparams(config.hyper) and not config.hyper.frozen
     if config.model.name in models.HEADS:
         return
+    if guard.folds:
+        _refuse("guard.folds", guard.folds, "0 of a network that is not a solved head")
+    if joined and config.data.train_on != "train":
+        _refuse("task.joined_epochs", joined, f"0 of {config.method}")
     first = config.hyper.start_epoch if learns else 0
     if joined and first + joined >= config.epochs:
         _refuse("task.joined_epochs", joined, f"less than {config.epochs - first}")

@@ -31,6 +31,11 @@ def summary(run: Run, records: Records, control: Run | None) -> Section:
             " The network learns from the validation set, whose error is therefore too "
             "low."
         )
+    elif run.config.get("task.joined_epochs") and "lambda_stop" not in run.result:
+        text += (
+            " In its last epochs the network learns from the validation set too, whose "
+            "error is then too low."
+        )
     if "lambda_stop" in run.result:
         text += (
             f" {run.result['lambda_stop']}. The validation error is that of clean "

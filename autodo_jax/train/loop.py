@@ -204,8 +204,10 @@ def _run_phase(
 
     `features` of the validation points, in a hyper phase, save their forward passes.
     """
+    is_joined = setup.plan.is_joined(log.epoch)
+    task = setup.steps.joined if is_joined else setup.steps.task
     steps: dict[str, tuple[Callable[..., tuple[TrainState, Metrics]], Any]] = {
-        "task": (setup.steps.task, setup.task_key),
+        "task": (task, setup.task_key),
         "hyper": (setup.steps.hyper, setup.hyper_key),
     }
     step, key = steps[phase]

@@ -32,6 +32,7 @@ from autodo_jax.train.state import (
     TrainState,
     create_optimizers,
     create_state,
+    initial_tables,
 )
 
 _STEPS_PER_DISPATCH = 16  # on accelerators
@@ -116,6 +117,8 @@ def prepare(
         mesh=mesh,
         state_specs=specs,
         points_specs=points_specs,
+        start_rows=lambda labels: initial_tables(config, labels, data.num_classes),
+        num_train=len(train.labels),
     )
     setup = Setup(config, data, plan, feed, losses, compiled, task_key, hyper_key)
     return setup, state
@@ -232,10 +235,14 @@ def _check_sizes(config: ml_collections.ConfigDict, data: RunData) -> None:
         )
 
 
-def _parts(data: RunData) -> dict[str, Dataset]:
+def _parts(config: ml_collections.ConfigDict, data: RunData) -> dict[str, Dataset]:
     """Returns the data sets of the batch plan, by name."""
     parts = data.splits._asdict()
-    return parts if data.fit is data.splits.train else {**parts, "fit": data.fit}
+    if data.fit is not data.splits.train:
+        parts["fit"] = data.fit
+    if config.task.joined_epochs and not parts["train"].has_features:
+        parts["joined"] = parts["train"].join(parts["validation"])
+    return parts
 
 
 def _plan(
@@ -243,7 +250,8 @@ def _plan(
     data: RunData,
     num_devices: int,
 ) -> BatchPlan:
-    num_points = {name: len(part.labels) for name, part in _parts(data).items()}
+    parts = _parts(config, data)
+    num_points = {name: len(part.labels) for name, part in parts.items()}
     learns = config_lib.has_hyperparams(config.hyper) and not config.hyper.frozen
     return BatchPlan(
         num_points=num_points,
@@ -253,6 +261,7 @@ def _plan(
         epochs=config.epochs,
         start_epoch=config.hyper.start_epoch if learns else config.epochs,
         seed=config.seed,
+        joined_epochs=config.task.joined_epochs if "joined" in parts else 0,
     )
 
 
@@ -263,7 +272,7 @@ def _feed(
     mesh: Mesh,
 ) -> tuple[Feed, Any]:
     """Returns the feed, and the specs of the points of a step."""
-    parts = _parts(data)
+    parts = _parts(config, data)
     if not config.data.stream:
         resident = {
             name: distributed.place(mesh, (part.images, part.labels))

@@ -87,7 +87,7 @@ def create_optimizers(
     )
     hyper_schedule = cosine_schedule(
         config.hyper.learning_rate,
-        epochs=config.epochs - config.hyper.start_epoch,
+        epochs=config.epochs - config.hyper.start_epoch - config.task.joined_epochs,
         steps_per_epoch=steps_per_epoch,
     )
     clip_norm = config.task.clip_norm

@@ -103,6 +103,8 @@ def summarize(
     config, data = setup.config, setup.data
     num_points = setup.plan.num_points
     chosen = int(records[-1].get("lambda_epoch", len(records))) - 1
+    # Once it has learned from the validation set, its error there says nothing.
+    judged = records[: len(records) - setup.plan.joined_epochs]
     result = {
         "method": config.method,
         "dataset": config.data.source,
@@ -117,7 +119,7 @@ def summarize(
         "test_error": test.error,
         "class_error": test.class_error(data.num_classes),
         "val_error": records[chosen]["val_error"],
-        "best_val_epoch": min(records, key=lambda record: record["val_error"])["epoch"],
+        "best_val_epoch": min(judged, key=lambda record: record["val_error"])["epoch"],
     }
     if "lambda_epoch" in records[-1]:
         result |= {
