@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 import autodo_jax
-from autodo_jax import api, errors, main
 from autodo_jax import config as config_lib
+from autodo_jax import errors, main
 from autodo_jax.data import split
 from autodo_jax.data.sources import arrays
 from autodo_jax.data.sources import digits as digits_source
+from autodo_jax.models import given
 from autodo_jax.train import loop
 from autodo_jax.workdir import files
 from tests.train.prepared import tiny_config
@@ -295,8 +296,9 @@ def test_a_workdir_of_another_network_is_refused(digits, tmp_path, model):
 
 
 def fingerprint_of(model, splits):
-    shapes = api.validate_model(model, splits, tiny_config("autodo_s"))
-    return api.fingerprint(model, shapes)
+    num_classes = len(splits.train.class_names)
+    shapes = given.validate_model(model, (8, 8, 1), num_classes, "data")
+    return given.fingerprint(model, shapes)
 
 
 def test_networks_have_names_that_last(digits):

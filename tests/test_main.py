@@ -112,6 +112,7 @@ def test_verbosity_shows_the_traceback():
         main.main(["main", DIGITS, "--config.epochs=-1", "--verbosity=1"])
 
 
+@pytest.mark.slow
 def test_what_was_compiled_is_kept_for_the_next_run(tmp_path, monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

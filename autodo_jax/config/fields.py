@@ -50,11 +50,12 @@ def default_config() -> ml_collections.ConfigDict:
     # Steps in one call to the devices, without the host; 0: 1 on CPUs, where a loop is
     # slower, else 16. Streamed data: always 1.
     config.steps_per_dispatch = 0
-    # A run is saved after this many epochs, and after this many minutes; 0: not so.
-    config.checkpoint_every = 0
-    config.checkpoint_minutes = 5.0
+    config.checkpoint_every = 0  # epochs after which a run is saved; 0: not so
+    config.checkpoint_minutes = 5.0  # after which it is saved too; 0: not so
     config.checkpoint_keep = 2  # latest checkpoints kept, besides the best
     config.watchdog_minutes = 5.0  # without a step, until it is reported; 0: never
+    config.save_probabilities = True  # probabilities.npy, of the train points [N, C]
+    config.save_embeddings = False  # embeddings.npy, inputs of the head [N, D]
     config.debug_nans = False  # stop at the operation that makes a NaN; slow
     # Folder for traces of the second epoch and the second with hyper steps; "": none.
     config.profile = ""
@@ -73,16 +74,27 @@ def _data() -> ml_collections.ConfigDict:
     data = ml_collections.ConfigDict()
     data.source = "digits"  # a key of data.sources.SOURCES
     data.data_dir = ""  # where the data is; "": TFDS's own default, not for folder
+    # folder: a table of labels beside or instead of class folders, below data_dir or
+    # anywhere; "": metadata.csv, if there is one. Its columns; split may be absent.
+    data.labels = ""
+    data.file_column = "file_name"  # paths below the folder of the table
+    data.label_column = "label"  # of a class name
+    data.split_column = "split"  # train, val or test, or another name of these
+    # folder: the table of a review, or that of a run with given_label edited; "": none.
+    data.corrections = ""
     data.extra = False  # svhn: its extra set joins the train set
     data.image_size = ()  # (height, width) images are resized to; (): as they are
     data.resize = "crop"  # crop: keeps the aspect, cuts to the centre; or stretch
+    # Of an image; larger JPEGs are decoded at a smaller scale where they are resized.
+    data.max_pixels = 2**26
+    data.skip_unreadable = False  # leave out images that cannot be read, and say so
     # Large sets: decode each image when its batch needs it, instead of all beforehand.
     data.stream = False
     data.num_workers = 0  # processes that decode streamed images; 0: threads instead
     data.max_train_points = 0  # a stratified part of the train images; 0: all
     data.max_test_points = 0  # a stratified part of the test images; 0: all
     # Sizes are shares of the points below 1, else numbers of points.
-    data.test_size = 0.25  # where the source has no test set
+    data.test_size = 0.25  # where the source has no test set; 0: none
     data.validation_size = 0.2  # of the points not in the test set (Sec. 5.1)
     # Whether a source's own validation set may have images of its train set.
     data.allow_overlap = False

@@ -85,6 +85,11 @@ _SIZE = (
     lambda v: 0 < v < 1 or (v >= 1 and v == int(v)),
     "a share in (0, 1) or a number of points",
 )
+_SIZE_OR_NONE = (
+    lambda v: 0 <= v < 1 or v == int(v) >= 1,
+    "a share in (0, 1), a number of points, or 0 for none",
+)
+_PILLOW_PIXELS = 178_956_970  # the bound that Pillow has of its own
 _DECAY = (lambda v: 0 <= v < 1, "a number in [0, 1)")
 
 _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -98,7 +103,11 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "checkpoint_minutes": _AT_LEAST_0,
     "checkpoint_keep": _AT_LEAST_1,
     "watchdog_minutes": _AT_LEAST_0,
-    "data.test_size": _SIZE,
+    "data.max_pixels": (
+        lambda v: 1 <= v <= _PILLOW_PIXELS,
+        f"a number of pixels in [1, {_PILLOW_PIXELS:,}]",
+    ),
+    "data.test_size": _SIZE_OR_NONE,
     "data.validation_size": _SIZE,
     "data.num_workers": _AT_LEAST_0,
     "data.max_train_points": _AT_LEAST_0,

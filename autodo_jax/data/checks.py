@@ -1,34 +1,28 @@
 """Checks of the points of a source, made once before training."""
 
 import collections
-import hashlib
-from collections.abc import Iterator
 
 import numpy as np
 
 from autodo_jax.data.dataset import Dataset, SourceSplits
 from autodo_jax.data.images.decode import check_size
-from autodo_jax.data.images.lazy import LazyImages
 from autodo_jax.errors import DataError
 
 _BLOCK = 65536  # rows of features that are checked at once
 
 
-def check(parts: SourceSplits, *, channels: int, allow_overlap: bool = False) -> None:
+def check(parts: SourceSplits, *, channels: int) -> None:
     """Refuses points that cannot be trained on.
 
     Args:
       parts: as loaded.
       channels: of the images.
-      allow_overlap: whether the source's own validation set may have images of the
-        train set. Neither a validation set that is split from the train set nor images
-        that are not in memory are checked for this.
 
     Raises:
       DataError: no points; images that are not uint8 [N, H, W, channels], or differ in
         size from the train set; features that are not finite floats [N, D]; labels that
         are not integers in 0..C-1, one for each image; ids that are not unique; a class
-        without a train point; a validation image that is also a train image.
+        without a train point.
     """
     named = {"train": parts.train, "validation": parts.validation, "test": parts.test}
     for name, part in named.items():
@@ -44,8 +38,6 @@ def check(parts: SourceSplits, *, channels: int, allow_overlap: bool = False) ->
             check_size(names[0], shapes[0], names[1], shapes[1])
         _check_labels(name, part)
     check_classes("train", parts.train, "add some", "leave out the class")
-    if parts.validation is not None and not allow_overlap:
-        _check_overlap(parts.train, parts.validation)
 
 
 def check_classes(name: str, part: Dataset, *advice: str) -> None:
@@ -122,29 +114,3 @@ def _check_labels(name: str, part: Dataset) -> None:
         raise DataError(
             f"{count} {name} points have the id {twice}", "ids must be unique"
         )
-
-
-def _check_overlap(train: Dataset, validation: Dataset) -> None:
-    parts = (train, validation)
-    if any(isinstance(part.images, LazyImages) for part in parts):
-        return  # Reading all streamed images would take too long.
-    known = dict(_digests(train))
-    both = [
-        (known[digest], name)
-        for digest, name in _digests(validation)
-        if digest in known
-    ]
-    if both:
-        kind = "points" if train.has_features else "images"
-        raise DataError(
-            f"{len(both)} of {len(validation.ids)} validation {kind} are in the train "
-            f"set too, {both[0][1]} as {both[0][0]}",
-            "move them out of one of the sets",
-            "pass <config.data.allow_overlap=True>",
-        )
-
-
-def _digests(part: Dataset) -> Iterator[tuple[bytes, str]]:
-    """Yields a digest of each image, and its id."""
-    for image, name in zip(part.images, part.ids, strict=True):
-        yield hashlib.blake2b(image.tobytes(), digest_size=16).digest(), str(name)

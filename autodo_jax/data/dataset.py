@@ -19,6 +19,8 @@ class Dataset(NamedTuple):
     labels: np.ndarray  # int32 [N]
     ids: np.ndarray  # str [N]
     class_names: tuple[str, ...]
+    # What its source says of it: (subject, text), as ("left out", "2 unreadable").
+    notes: tuple[tuple[str, str], ...] = ()
 
     def pixels(self) -> np.ndarray:
         """Returns the images in memory, uint8 [N, H, W, C]; or features [N, D]."""

@@ -15,7 +15,6 @@ import ml_collections
 import numpy as np
 import scipy.special
 
-from autodo_jax import metrics
 from autodo_jax._typing import Metrics
 from autodo_jax.train import evaluate, guard
 from autodo_jax.train.run_log import RunLog
@@ -57,7 +56,7 @@ def run_epoch(
     history, logits = log.fetch([head.clean_logits for head in heads])
     logits = _held_out_logits(setup, logits)
     clean_labels = setup.data.splits.validation.labels
-    judged = evaluation(logits, clean_labels)
+    judged = evaluate.of_log_probabilities(_log_softmax(logits), clean_labels)
     held_out = guard.calibrated_losses(logits, clean_labels)
     state = state._replace(
         params=full.joined,
@@ -133,17 +132,17 @@ def run_parts(setup: Setup) -> list[chex.Array]:
     return [jnp.asarray(chosen) for chosen in [*without, every]]
 
 
-def evaluation(logits: np.ndarray, labels: np.ndarray) -> metrics.Evaluation:
-    """Returns losses and predictions of logits [N, C]."""
-    log_p = scipy.special.log_softmax(logits.astype(np.float64), axis=1)
-    predictions = logits.argmax(axis=1).astype(labels.dtype)
-    rows = np.arange(len(labels))
-    confidences = np.exp(log_p[rows, predictions])
-    return metrics.Evaluation(-log_p[rows, labels], predictions, confidences, labels)
+def held_out(setup: Setup, state: TrainState) -> np.ndarray:
+    """Returns log-probabilities [M, C] of clean points by heads that did not see them.
+
+    Those of the last epoch. Without folds there is one head.
+    """
+    logits = [np.asarray(head.clean_logits) for head in state.heads]
+    return _log_softmax(_held_out_logits(setup, logits))
 
 
-def cross_fitted(setup: Setup, state: TrainState) -> metrics.Evaluation:
-    """Evaluates each train point by a head that has not learned from it.
+def cross_fitted(setup: Setup, state: TrainState) -> np.ndarray:
+    """Returns log-probabilities [N, C] of train points by heads that did not see them.
 
     A head with as many inputs as points would know them by heart. Lambda is the
     result's, the head is solved without one of five parts of the train points in turn.
@@ -152,7 +151,7 @@ def cross_fitted(setup: Setup, state: TrainState) -> metrics.Evaluation:
     solves = _solves(setup)
     if setup.config.data.train_on == "validation":  # It has seen none.
         logits = solves.predict(state.params, solves.points.train)
-        return evaluation(np.asarray(logits), labels)
+        return _log_softmax(np.asarray(logits))
     folds = guard.assign_folds(labels, _CROSS_FOLDS, seed=setup.config.seed)
     head = state.heads[-1]._replace(tables=state.tables)
     found = np.zeros((len(labels), setup.data.num_classes), np.float32)
@@ -163,7 +162,11 @@ def cross_fitted(setup: Setup, state: TrainState) -> metrics.Evaluation:
         )
         logits = solves.predict(fitted.joined, solves.points.train)
         found[folds == fold] = np.asarray(logits)[folds == fold]
-    return evaluation(found, labels)
+    return _log_softmax(found)
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    return scipy.special.log_softmax(logits.astype(np.float64), axis=1)
 
 
 def _solves(setup: Setup) -> Solves:

@@ -43,6 +43,7 @@ class Steps(NamedTuple):
     hyper: HyperStep[TrainState, Points]
     evaluate: EvaluationStep[Points]
     features: FeaturesStep[Points]
+    log_probabilities: FeaturesStep[Points]
 
 
 def compile(
@@ -55,6 +56,7 @@ def compile(
     points_specs: Any,
     start_rows: Callable[[chex.Array], Rows] = lambda labels: {},
     num_train: int = 0,
+    state_formats: Any = None,
 ) -> Steps:
     """Returns the steps of a run for all devices of a mesh.
 
@@ -70,14 +72,25 @@ def compile(
       points_specs: PartitionSpecs of the points of a step.
       start_rows: labels [B] -> the rows of Lambda at its start.
       num_train: N; points from N on are clean ones that have joined.
+      state_formats: `distributed.formats` of the state; None: what arrays come in.
     """
     spmd = functools.partial(distributed.spmd, mesh=mesh)
+
+    def formats(num_others: int) -> dict[str, Any]:
+        if state_formats is None:
+            return {}
+        return {
+            "in_shardings": (state_formats, *[None] * num_others),
+            "out_shardings": (state_formats, None),
+        }
+
     return Steps(
         task=spmd(
             scan_steps(create_task_step(objective, optimizers)),
             in_specs=(state_specs, points_specs, REPLICATED),
             out_specs=(state_specs, REPLICATED),
             donate=(0,),
+            **formats(2),
         ),
         joined=spmd(
             scan_steps(
@@ -90,12 +103,14 @@ def compile(
             in_specs=(state_specs, points_specs, REPLICATED),
             out_specs=(state_specs, REPLICATED),
             donate=(0,),
+            **formats(2),
         ),
         hyper=spmd(
             scan_steps(create_hyper_step(objective, optimizers, hyper)),
             in_specs=(state_specs, points_specs, points_specs, REPLICATED),
             out_specs=(state_specs, REPLICATED),
             donate=(0,),
+            **formats(3),
         ),
         evaluate=spmd(
             create_eval_step(objective),
@@ -104,6 +119,11 @@ def compile(
         ),
         features=spmd(
             create_features_step(objective),
+            in_specs=(REPLICATED, REPLICATED, points_specs),
+            out_specs=REPLICATED,
+        ),
+        log_probabilities=spmd(
+            create_log_probabilities_step(objective),
             in_specs=(REPLICATED, REPLICATED, points_specs),
             out_specs=REPLICATED,
         ),
@@ -173,7 +193,7 @@ def local_batch(points: Points) -> Batch:
     index = distributed.local_shard(points.index)
     if isinstance(points, Batch):
         return points._replace(index=index)
-    return take(points.images, points.labels, index)
+    return take(*points._replace(index=index))
 
 
 def scan_steps(step: Callable) -> Callable:
@@ -357,3 +377,15 @@ def create_features_step(objective: Objective) -> FeaturesStep[Points]:
         return distributed.all_gather(objective.features(params, batch_stats, images))
 
     return features_step
+
+
+def create_log_probabilities_step(objective: Objective) -> FeaturesStep[Points]:
+    """Returns `(params, batch_stats, points) -> log probabilities [B, C]`."""
+
+    def log_probabilities_step(
+        params: PyTree, batch_stats: PyTree, points: Points
+    ) -> chex.Array:
+        logits = objective.predict(params, batch_stats, local_batch(points).image)
+        return distributed.all_gather(jax.nn.log_softmax(logits))
+
+    return log_probabilities_step

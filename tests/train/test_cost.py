@@ -39,7 +39,9 @@ def flops_of_steps(method, depth, width):
     )
 
 
-@pytest.mark.parametrize(("depth", "width"), [(10, 1), (16, 2)])
+@pytest.mark.parametrize(
+    ("depth", "width"), [(10, 1), pytest.param(16, 2, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     ("method", "forwards"),
     [

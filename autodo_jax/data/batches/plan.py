@@ -26,7 +26,8 @@ class BatchPlan:
       num_points: of each part, "train", "validation", "test", "fit", where theta
         learns, if that is not the train set, and "joined", the train and the validation
         set, if there are joined epochs.
-      batch_size: B, of the task and hyper steps.
+      batch_size: B, of the task and hyper steps; smaller parts than that, but for the
+        train set, give each step as many points as the devices can share.
       eval_batch_size: largest number of points in a step of the other phases.
       num_devices: the size of each step is a multiple of it.
       epochs: passes over the train set.
@@ -93,9 +94,10 @@ class BatchPlan:
         return -(-size // self.num_devices) * self.num_devices
 
     def _shuffled(self, part: str, stream: int, epoch: int) -> np.ndarray:
+        shared = self.num_points[part] // self.num_devices * self.num_devices
         return shuffled_order(
             self.num_points[part],
-            self.batch_size,
+            min(self.batch_size, shared),
             self.num_steps,
             seed=(self.seed, stream, epoch),
         )
