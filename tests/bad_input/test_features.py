@@ -38,7 +38,7 @@ def with_nan():
         ({"train_ids": np.array(["a"] * 20)}, "20 train points have the id a"),
         (
             {"validation_features": arrays()["train_features"][:8]},
-            "8 of 8 validation points are in the train set too",
+            "8 of 8 validation",
         ),
     ],
 )

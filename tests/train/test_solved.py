@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import autodo_jax
 from autodo_jax import config as config_lib
 from autodo_jax import errors
+from autodo_jax.predict.trained import image_decoder
 from autodo_jax.report import page
 from autodo_jax.train import solved
 from autodo_jax.workdir.dataset_report import load_dataset_report
@@ -128,3 +130,14 @@ def test_rivals_and_controls_are_solved_once(file, method, tmp_path):
     assert result["epochs"] == len(records) == 1
     assert result["test_error"] < 40 and result["frozen"] == config.hyper.frozen
     assert json.loads((tmp_path / "result.json").read_text()) == result
+
+
+def test_a_run_is_loaded_from_its_workdir(whole, file):
+    loaded = autodo_jax.load_run(whole[0])
+    with np.load(file) as arrays:
+        features, labels = arrays["test_features"], arrays["test_labels"]
+    probability = loaded.predict(features)
+    error = 100 * np.mean(probability.argmax(axis=1) != labels)
+    assert error == pytest.approx(whole[1]["test_error"])
+    with pytest.raises(errors.RunFilesError, match="trained on features"):
+        image_decoder(whole[0], loaded)
