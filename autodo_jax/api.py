@@ -17,6 +17,7 @@ from autodo_jax.distributed import AXIS
 from autodo_jax.errors import (
     ConfigError,
     Interrupted,
+    ModelError,
     RunError,
     WorkdirError,
 )
@@ -51,7 +52,8 @@ def optimize_dataset(
 
     Args:
       train: (images, labels), biased and mislabelled. Images [N, H, W] or
-        [N, H, W, channels], of 1 or 3 channels, uint8 or floating in [0, 1]; labels
+        [N, H, W, channels], of 1 or 3 channels, uint8 or floating in [0, 1]; or
+        features [N, D] of a frozen network, floating, for a head that is solved. Labels
         [N], integers 0..C-1, each class with a point.
       validation: likewise, small and clean; as the images to come.
       test: likewise, for the errors only; may be left out.
@@ -78,6 +80,8 @@ def optimize_dataset(
     splits = arrays.to_splits(train, validation, test)
     config = _config(config_for(train) if config is None else config, splits)
     if model is not None:
+        if splits.train.has_features:
+            raise ModelError("`model` is for images; features have a head of their own")
         config.model.module = _fingerprint(model, splits, config)
     show = "bar" if progress else "nothing"
     with _opened(workdir, config) as path:
@@ -122,7 +126,8 @@ def config_for(train: arrays.Arrays) -> ml_collections.ConfigDict:
 
     `autodo` for 120 epochs of 64 points a step, the outer loop after 30; a small
     network for images of up to 64 pixels, ResNet-18 for larger ones. Mean and deviation
-    of the channels are those of the images.
+    of the channels are those of the images. For features [N, D] a linear head, solved,
+    and `autodo` of weights and labels.
 
     Args:
       train: as `optimize_dataset` takes it.
@@ -130,7 +135,9 @@ def config_for(train: arrays.Arrays) -> ml_collections.ConfigDict:
     Raises:
       ValueError: images of another kind.
     """
-    images = arrays.to_images("train", arrays.pair("train", train)[0])
+    images = arrays.to_points("train", arrays.pair("train", train)[0])
+    if images.ndim == 2:
+        return _config_for_features()
     side = min(images.shape[1:3])
     config = config_lib.default_config()
     config.name = "arrays"
@@ -151,6 +158,14 @@ def config_for(train: arrays.Arrays) -> ml_collections.ConfigDict:
     return config.lock()  # against unknown fields
 
 
+def _config_for_features() -> ml_collections.ConfigDict:
+    config = config_lib.default_config()
+    config.name = "arrays"
+    config.data.source = "arrays"
+    config_lib.use_features(config)
+    return config.lock()
+
+
 def _config(
     given: ml_collections.ConfigDict, splits: SourceSplits
 ) -> ml_collections.ConfigDict:
@@ -165,7 +180,8 @@ def _config(
     config.data.source = "arrays"
     config_lib.validate(config)
     data, size = config.data, splits.train.images.shape[1:3]
-    if data.image_size and tuple(data.image_size) != size:
+    has_features = splits.train.has_features
+    if data.image_size and not has_features and tuple(data.image_size) != size:
         raise ConfigError(
             f"config.data.image_size is {tuple(data.image_size)}, but arrays are taken "
             f"as they are, {size}",

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -340,3 +341,25 @@ def test_the_default_configuration_fits_the_images(side, network):
     # Of integers drawn from 0..255.
     np.testing.assert_allclose(config.data.mean, [0.5] * 3, atol=0.05)
     np.testing.assert_allclose(config.data.std, [256 / 255 / 12**0.5] * 3, atol=0.02)
+
+
+def test_features_are_learned_from_and_predicted():
+    rng = np.random.default_rng(1)
+    labels = np.arange(60) % 3
+    features = rng.normal(size=(60, 5)) + 3 * np.eye(3, 5)[labels]
+    train, validation = (features[:45], labels[:45]), (features[45:], labels[45:])
+    config = autodo_jax.config_for(train)
+    config.epochs, config.guard.folds, config.guard.expected_epochs = 2, 0, 1
+    found = autodo_jax.optimize_dataset(
+        train, validation, config=config, progress=False
+    )
+    probability = found.predict(features)
+    np.testing.assert_allclose(probability.sum(axis=1), 1, rtol=1e-5)
+    assert np.mean(probability.argmax(axis=1) == labels) > 0.9
+    logits: Any = found.model.apply(found.variables, features, train=False)
+    np.testing.assert_array_equal(logits.argmax(axis=1), probability.argmax(axis=1))
+    assert found.report.noise_score.shape == (45,)
+    with pytest.raises(ValueError, match="shape \\(4,\\) each, expected \\(5,\\)"):
+        found.predict(features[:, :4])
+    with pytest.raises(ValueError, match="the train features are float64 of shape"):
+        autodo_jax.config_for((features[:0], labels[:0]))

@@ -65,6 +65,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.model = _model()
     config.task = _task()
     config.hyper = _hyper()
+    config.guard = _guard()
     apply_method(config, "autodo")
     return config
 
@@ -146,6 +147,7 @@ def _model() -> ml_collections.ConfigDict:
     model.width = 10  # of wide_resnet, factor of the channels (Sec. 5.1)
     model.stem = "small"  # of resnet: small images, or imagenet (7x7 and pooling)
     model.widths = (32, 64, 64)  # of small_cnn, channels of each stage
+    model.hidden = 256  # of hidden_layer, units
     model.activation = "celu"  # a key of models.ACTIVATIONS; Eq. 4 needs C^1 (App. A)
     model.module = ""  # of optimize_dataset: which network was given instead
     model.dtype = "float32"  # of the encoder's computation: float32 or bfloat16
@@ -158,6 +160,15 @@ def _task() -> ml_collections.ConfigDict:
     task.momentum = 0.9  # Nesterov (App. A)
     task.weight_decay = 1e-4  # of all parameters (App. A)
     task.clip_norm = 0.0  # largest global norm of a gradient; 0: unbounded
+    # Heads of given features are solved, not stepped: until the norm of the gradient is
+    # this share of that at the start of the run.
+    task.tolerance = 1e-3
+    # Variance that L2 leaves a logit a priori, instead of task.weight_decay: it is then
+    # D / (variance * points), of kernels only. 0: task.weight_decay. Of solved heads.
+    task.prior_variance = 0.0
+    # Last epochs in which theta also learns from the clean set, with Lambda still; 0:
+    # never (App. A). A solved head learns from it in its last solve, if this is not 0.
+    task.joined_epochs = 0
     return task
 
 
@@ -169,7 +180,9 @@ def _hyper() -> ml_collections.ConfigDict:
     hyper.frozen = False  # keep Lambda at its start: the control of a learned row
     hyper.theta = "head"  # theta of Eq. 5: head (App. A), or all parameters
     hyper.start_epoch = 50  # E, epochs before the outer loop starts (App. A)
-    hyper.learning_rate = 0.05  # peak; ImageNet 0.01 (App. A)
+    # Peak; ImageNet 0.01 (App. A). Of solved heads: the root mean square of the first
+    # update of each table.
+    hyper.learning_rate = 0.05
     hyper.solver = "neumann"  # neumann, conjugate_gradient or identity (T1-T2, DARTS)
     hyper.num_terms = 5  # T: products of the solve (App. A); 0: as identity
     hyper.step_size = 0.01  # a < 2 / lambda_max of the Neumann series
@@ -181,6 +194,18 @@ def _hyper() -> ml_collections.ConfigDict:
     hyper.smoothing = 0.1  # alpha of the soft labels at the start, in (0, 1) (App. A)
     hyper.symmetric_kl = True  # loss to soft labels; False: KL(y^S || p) (Sec. 4.2)
     return hyper
+
+
+def _guard() -> ml_collections.ConfigDict:
+    guard = ml_collections.ConfigDict()  # against a Lambda that overfits the clean set
+    # Parts of the clean set; 0: Lambda is learned to the end (App. A). Each part in
+    # turn judges a Lambda learned without it, and together they choose the number of
+    # outer steps. Of solved heads.
+    guard.folds = 0
+    # Epoch, from 0, whose Lambda is taken unless one is better by a standard error.
+    guard.expected_epochs = 9
+    guard.patience = 0  # epochs without a better Lambda until it is stopped; 0: all
+    return guard
 
 
 def to_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:

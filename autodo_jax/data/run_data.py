@@ -99,6 +99,6 @@ def create(config: ml_collections.ConfigDict, parts: SourceSplits) -> RunData:
         fit=fit,
         clean_labels=clean_labels,
         num_classes=num_classes,
-        is_named=data.source != "arrays",
+        is_named=data.source not in ("arrays", "embeddings"),
         summary=described,
     )

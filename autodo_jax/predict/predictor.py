@@ -22,7 +22,7 @@ class Predictor:
     Attributes:
       objective: of the run; crops and normalizes as its evaluation does.
       variables: "params" and "batch_stats" of the network, on the host.
-      image_shape: (H, W, channels) of the run's images.
+      image_shape: (H, W, channels) of the run's images, or (D,) of its features.
       batch_size: images that are in the network at once.
     """
 
@@ -35,15 +35,16 @@ class Predictor:
         """Returns the probability of each class, float32 [N, C].
 
         Args:
-          images: [N, H, W] or [N, H, W, channels], uint8 or floating in [0, 1].
+          images: [N, H, W] or [N, H, W, channels], uint8 or floating in [0, 1]; or
+            features [N, D], where the run had them.
 
         Raises:
           DataError: images of another kind or shape.
         """
-        pixels = arrays.to_images("given", images)
+        pixels = arrays.to_points("given", images)
         if pixels.shape[1:] != self.image_shape:
             raise DataError(
-                f"the given images have shape {pixels.shape[1:]} each, expected "
+                f"the given points have shape {pixels.shape[1:]} each, expected "
                 f"{self.image_shape} as those of the train set"
             )
         size = self.batch_size
@@ -55,8 +56,13 @@ class Predictor:
 
     @functools.cached_property
     def _probabilities(self) -> Callable:
-        predict = jax.jit(self.objective.predict)
+        of_features = len(self.image_shape) == 1
+        predict = jax.jit(self._of_features if of_features else self.objective.predict)
         return lambda *arguments: jax.nn.softmax(predict(*arguments))
+
+    def _of_features(self, params: Any, batch_stats: Any, features: Any) -> Any:
+        coordinates = self.objective.features(params, batch_stats, features)
+        return self.objective.predict(params, batch_stats, coordinates)
 
     def __reduce__(self) -> tuple:
         fields = [getattr(self, field.name) for field in dataclasses.fields(self)]

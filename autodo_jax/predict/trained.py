@@ -87,22 +87,27 @@ def image_decoder(workdir: pathlib.Path, found: OptimizedDataset) -> decode.Deco
       workdir: of the run.
       found: from `load_run`.
     """
+    if len(found.predict.image_shape) == 1:
+        raise RunFilesError(
+            f"{workdir} was trained on features, not on images",
+            "pass features to autodo_jax.load_run(workdir).predict",
+        )
     decoder = decode.decoder(runs.load_config(workdir).data)
     height, width, channels = found.predict.image_shape
     return dataclasses.replace(decoder, size=(height, width), channels=channels)
 
 
-def _image_shape(path: pathlib.Path, result: dict[str, Any]) -> tuple[int, int, int]:
+def _image_shape(path: pathlib.Path, result: dict[str, Any]) -> tuple[int, ...]:
     shape = result.get("image_shape")
     if (
         not isinstance(shape, list)
-        or len(shape) != 3
+        or len(shape) not in (1, 3)  # 1: of features
         or not all(type(side) is int and 0 < side < 2**16 for side in shape)
     ):
         raise files.read_error(
             path / files.RESULT, ValueError("it has no image_shape (H, W, channels)")
         )
-    return shape[0], shape[1], shape[2]
+    return tuple(shape)
 
 
 def network_shape(
@@ -117,7 +122,7 @@ def _model(
     path: pathlib.Path,
     config: ml_collections.ConfigDict,
     model: nn.Module | None,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     num_classes: int,
 ) -> nn.Module:
     wanted = config.model.module

@@ -17,7 +17,7 @@ from autodo_jax import config as config_lib
 from autodo_jax import processes
 from autodo_jax._typing import Metrics
 from autodo_jax.errors import AutodoError, Interrupted, RunError
-from autodo_jax.train import evaluate, fit
+from autodo_jax.train import evaluate, fit, guard, solved
 from autodo_jax.train.checkpoint_schedule import CheckpointSchedule
 from autodo_jax.train.progress import EpochProgress
 from autodo_jax.train.run_log import MAX_IN_FLIGHT, RunLog, divergence_error
@@ -76,7 +76,7 @@ def run(
         processes.stop_requests() as stop_requested,
         processes.Watchdog(60 * config.watchdog_minutes) as watchdog,
     ):
-        memory = fit.check(setup, state)
+        memory = None if setup.solves else fit.check(setup, state)
         if memory:
             progress.message(memory)
         state, log = schedule.restore(state, setup.data.fingerprint())
@@ -99,9 +99,10 @@ def run(
 
         _write_records(workdir, log)
         with TensorBoard(workdir, log.records) as board:
-            while log.epoch < config.epochs:  # line 2
+            epoch_of = run_epoch if setup.solves is None else solved.run_epoch
+            while log.epoch < config.epochs and not log.is_stopped:  # line 2
                 with _profiled(config, setup.plan.start_epoch, log.epoch):
-                    state, record = run_epoch(
+                    state, record = epoch_of(
                         setup, state, log, after_step=after_step, warn=progress.warn
                     )
                 log.end_epoch(record)
@@ -111,6 +112,8 @@ def run(
                 progress.update(record)
                 if record["epoch"] == _GUESSING_EPOCH:
                     _warn_of_guessing(setup, record, progress.warn)
+            if "lambda_epoch" in log.records[-1]:
+                progress.message(guard.explain(log.records))
             schedule.save(state, log, and_wait=True)
             return finish(setup, state, log, workdir, board)
 
@@ -225,8 +228,10 @@ def _run_phase(
 
     `features` of the validation points, in a hyper phase, save their forward passes.
     """
+    is_joined = setup.plan.is_joined(log.epoch)
+    task = setup.steps.joined if is_joined else setup.steps.task
     steps: dict[str, tuple[Callable[..., tuple[TrainState, Metrics]], Any]] = {
-        "task": (setup.steps.task, setup.task_key),
+        "task": (task, setup.task_key),
         "hyper": (setup.steps.hyper, setup.hyper_key),
     }
     step, key = steps[phase]

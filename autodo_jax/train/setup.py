@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import chex
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
@@ -26,8 +27,14 @@ from autodo_jax.distributed import AXIS, BY_ROWS, REPLICATED
 from autodo_jax.errors import RunError
 from autodo_jax.hyperparams.row_rmsprop import RowRMSpropState
 from autodo_jax.objective import Objective
-from autodo_jax.train import steps
-from autodo_jax.train.state import TrainState, create_optimizers, create_state
+from autodo_jax.train import problem, solves, steps
+from autodo_jax.train.solves import Solves
+from autodo_jax.train.state import (
+    TrainState,
+    create_optimizers,
+    create_state,
+    initial_tables,
+)
 
 _STEPS_PER_DISPATCH = 16  # on accelerators
 
@@ -56,6 +63,7 @@ class Setup:
     steps: steps.Steps
     task_key: chex.PRNGKey
     hyper_key: chex.PRNGKey
+    solves: Solves | None = None  # of a head on given features
 
 
 def prepare(
@@ -78,6 +86,10 @@ def prepare(
     """
     num_devices = distributed.usable_devices(config.batch_size, config.num_devices)
     data = run_data.create(config, splits) if splits else run_data.load(config)
+    if data.splits.train.has_features != (config.model.name in models.HEADS):
+        raise _wrong_model(config, data)
+    if data.splits.train.has_features:
+        return _prepare_head(config, data, distributed.create_mesh(num_devices))
     _check_sizes(config, data)
     num_devices = _devices_for(config, data, num_devices)
     mesh = distributed.create_mesh(num_devices)
@@ -107,10 +119,82 @@ def prepare(
         mesh=mesh,
         state_specs=specs,
         points_specs=points_specs,
+        start_rows=lambda labels: initial_tables(config, labels, data.num_classes),
+        num_train=len(train.labels),
         state_formats=formats,
     )
     setup = Setup(config, data, plan, feed, losses, compiled, task_key, hyper_key)
     return setup, state
+
+
+def _prepare_head(
+    config: ml_collections.ConfigDict, data: RunData, mesh: Mesh
+) -> tuple[Setup, TrainState]:
+    """As `prepare`, for a head on features that are given; it is solved."""
+    if mesh.size > 1:
+        raise RunError(
+            f"a head on given features runs on one device, not on {mesh.size}",
+            "pass <config.num_devices=1>",
+        )
+    train, validation, _ = data.splits
+    constants = problem.principal_axes(train.images, validation.images)
+    placed = {
+        name: distributed.place(
+            mesh, (problem.coordinates(part.images, constants), part.labels)
+        )
+        for name, part in data.splits._asdict().items()
+    }
+    plan = _plan(config, data, 1)
+    model = models.create(config.model, data.num_classes)
+    losses = objective.create(config, model)
+    inner = problem.Problem(losses, config.task.prior_variance)
+    moments = jnp.mean(placed["train"][0] ** 2, axis=0)
+    (train_points, labels), (clean, clean_labels) = (
+        placed[name] for name in ("train", "validation")
+    )
+    points = problem.Points(train_points, labels, clean, clean_labels, moments)
+    init_key, *keys = jax.random.split(jax.random.key(config.seed), 3)
+    params = model.init(init_key, points.clean[:1], train=False)["params"]
+    head_solves = solves.create(config, inner, points, params)
+    head = head_solves.start()
+    num_folds = config.guard.folds if solves.learns(config) else 0
+    unused: Any = ()
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=distributed.place(mesh, constants),
+        optimizer_state=unused,
+        tables=head.tables,
+        hyper_optimizer_state=unused,
+        heads=(head,) * (num_folds + 1),
+        held_out=jnp.zeros((config.epochs, len(validation.labels))),
+    )
+    compiled = steps.compile(
+        losses,
+        create_optimizers(config, 1),
+        config.hyper,
+        mesh=mesh,
+        state_specs=TrainState(*[REPLICATED] * len(state)),  # type: ignore[arg-type]
+        points_specs=REPLICATED,
+    )
+    feed = ResidentBatches(plan, placed)
+    setup = Setup(config, data, plan, feed, losses, compiled, *keys)
+    return dataclasses.replace(setup, solves=head_solves), state
+
+
+def _wrong_model(config: ml_collections.ConfigDict, data: RunData) -> RunError:
+    name, heads = config.model.name, " or ".join(models.HEADS)
+    if data.splits.train.has_features:
+        return RunError(
+            f"config.model.name is {name!r}, but the points are features, which have "
+            f"no images; expected {heads}",
+            "begin with configs/embeddings.py, or with config_for",
+        )
+    return RunError(
+        f"config.model.name is {name!r}, a head of given features, but the points are "
+        "images",
+        "pass another <config.model.name>",
+    )
 
 
 def check(config: ml_collections.ConfigDict, show: Callable[[Summary], None]) -> None:
@@ -191,10 +275,14 @@ def _devices_for(
     return max(size for size in sizes if config.batch_size % size == 0)
 
 
-def _parts(data: RunData) -> dict[str, Dataset]:
+def _parts(config: ml_collections.ConfigDict, data: RunData) -> dict[str, Dataset]:
     """Returns the data sets of the batch plan, by name."""
     parts = data.splits._asdict()
-    return parts if data.fit is data.splits.train else {**parts, "fit": data.fit}
+    if data.fit is not data.splits.train:
+        parts["fit"] = data.fit
+    if config.task.joined_epochs and not parts["train"].has_features:
+        parts["joined"] = parts["train"].join(parts["validation"])
+    return parts
 
 
 def _plan(
@@ -202,7 +290,8 @@ def _plan(
     data: RunData,
     num_devices: int,
 ) -> BatchPlan:
-    num_points = {name: len(part.labels) for name, part in _parts(data).items()}
+    parts = _parts(config, data)
+    num_points = {name: len(part.labels) for name, part in parts.items()}
     learns = config_lib.has_hyperparams(config.hyper) and not config.hyper.frozen
     return BatchPlan(
         num_points=num_points,
@@ -212,6 +301,7 @@ def _plan(
         epochs=config.epochs,
         start_epoch=config.hyper.start_epoch if learns else config.epochs,
         seed=config.seed,
+        joined_epochs=config.task.joined_epochs if "joined" in parts else 0,
     )
 
 
@@ -222,7 +312,7 @@ def _feed(
     mesh: Mesh,
 ) -> tuple[Feed, Any]:
     """Returns the feed, and the specs of the points of a step."""
-    parts = _parts(data)
+    parts = _parts(config, data)
     if not config.data.stream:
         packs = pack if distributed.is_tpu(mesh) else lambda images: (images, None)
         packed = {name: packs(part.pixels()) for name, part in parts.items()}

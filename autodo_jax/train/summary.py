@@ -14,7 +14,7 @@ import scipy.special
 from autodo_jax import metrics, processes
 from autodo_jax.augment import learned
 from autodo_jax.hyperparams import state as hyperparams
-from autodo_jax.train import label_noise
+from autodo_jax.train import guard, label_noise, solved
 from autodo_jax.train.evaluate import (
     compute_features,
     evaluate,
@@ -64,18 +64,12 @@ def finish(
         name: table[:num_train] for name, table in processes.fetch(state.tables).items()
     }
     points, clean, _ = setup.data.splits
-    log_p = log_probabilities(setup, state, "train")
+    log_p, clean_log_p = _log_probabilities(setup, state)
     train = of_log_probabilities(log_p, points.labels)
-    noise = label_noise.estimate(
-        log_p,
-        points.labels,
-        log_probabilities(setup, state, "validation"),
-        clean.labels,
-    )
+    noise = label_noise.estimate(log_p, points.labels, clean_log_p, clean.labels)
     embeddings = None
     if config.save_embeddings:
-        features = compute_features(setup, state, "train", config.epochs)
-        embeddings = np.asarray(jax.device_get(features))[:num_train]
+        embeddings = _embeddings(setup, state)[:num_train]
     test = evaluate(setup, state, "test", config.epochs)
     result = summarize(setup, train, test, log.records)
     report = describe(setup, tables, train, noise)
@@ -111,6 +105,27 @@ def finish(
     return Finished(setup, state, result, report)
 
 
+def _log_probabilities(
+    setup: Setup, state: TrainState
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns those of the train points, [N, C], and of the clean ones, [M, C].
+
+    Of a solved head they are out of sample: it would know its points by heart.
+    """
+    if setup.solves is not None:
+        return solved.cross_fitted(setup, state), solved.held_out(setup, state)
+    parts = ("train", "validation")
+    train, clean = (log_probabilities(setup, state, part) for part in parts)
+    return train, clean
+
+
+def _embeddings(setup: Setup, state: TrainState) -> np.ndarray:
+    if setup.solves is not None:
+        return np.asarray(setup.solves.points.train)
+    features = compute_features(setup, state, "train", setup.config.epochs)
+    return np.asarray(jax.device_get(features))
+
+
 def _write_array(path: pathlib.Path, values: np.ndarray) -> None:
     files.write(path, lambda file: np.save(file, values.astype(np.float32)))
 
@@ -130,6 +145,9 @@ def summarize(
     """
     config, data = setup.config, setup.data
     num_points = setup.plan.num_points
+    chosen = int(records[-1].get("lambda_epoch", len(records))) - 1
+    # Once it has learned from the validation set, its error there says nothing.
+    judged = records[: len(records) - setup.plan.joined_epochs]
     result = {
         "method": config.method,
         "dataset": config.data.source,
@@ -137,7 +155,7 @@ def summarize(
         "frozen": config.hyper.frozen,
         "imbalance_ratio": config.data.imbalance_ratio,
         "noise_ratio": config.data.noise_ratio,
-        "epochs": config.epochs,
+        "epochs": len(records),
         "image_shape": list(data.splits.train.images.shape[1:]),
         "num_train": num_points["train"],
         "num_val": num_points["validation"],
@@ -150,9 +168,14 @@ def summarize(
                 strict=True,
             )
         ),
-        "val_error": records[-1]["val_error"],
-        "best_val_epoch": min(records, key=lambda record: record["val_error"])["epoch"],
+        "val_error": records[chosen]["val_error"],
+        "best_val_epoch": min(judged, key=lambda record: record["val_error"])["epoch"],
     }
+    if "lambda_epoch" in records[-1]:
+        result |= {
+            "lambda_epoch": chosen + 1,
+            "lambda_stop": guard.explain(records),
+        }
     auroc = metrics.noise_auroc(train.noise_score, data.is_flipped)
     return result if auroc is None else result | {"noise_auroc": auroc}
 
@@ -256,7 +279,10 @@ def _report_data(
     worst_first = np.lexsort((-report.noise_score, ~report.is_suspect))
     suspects = worst_first[:_NUM_SUSPECTS]
     points = setup.data.splits.train
-    images = points.take(suspects).pixels()
+    if points.has_features:  # There are no images to show.
+        suspects, images = suspects[:0], np.zeros((0, 1, 1, 1), np.uint8)
+    else:
+        images = points.take(suspects).pixels()
     augmented = np.zeros((len(images), 0, *images.shape[1:]), np.uint8)
     if "gate" in tables:
         # A shared augmentation has a single row.
