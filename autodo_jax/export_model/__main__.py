@@ -68,10 +68,11 @@ def to_stablehlo(predict: Predictor) -> bytes:
         params, batch_stats = (
             predict.variables[name] for name in ("params", "batch_stats")
         )
-        return predict.objective.predict(params, batch_stats, images)
+        return predict.logits(params, batch_stats, images)
 
     (batch,) = jax.export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, *predict.image_shape), np.uint8)
+    dtype = np.uint8 if len(predict.image_shape) == 3 else np.float32  # of features
+    images = jax.ShapeDtypeStruct((batch, *predict.image_shape), dtype)
     exported = jax.export.export(jax.jit(logits), platforms=_PLATFORMS)(images)
     return bytes(exported.serialize())
 

@@ -56,13 +56,14 @@ class Predictor:
 
     @functools.cached_property
     def _probabilities(self) -> Callable:
-        of_features = len(self.image_shape) == 1
-        predict = jax.jit(self._of_features if of_features else self.objective.predict)
+        predict = jax.jit(self.logits)
         return lambda *arguments: jax.nn.softmax(predict(*arguments))
 
-    def _of_features(self, params: Any, batch_stats: Any, features: Any) -> Any:
-        coordinates = self.objective.features(params, batch_stats, features)
-        return self.objective.predict(params, batch_stats, coordinates)
+    def logits(self, params: Any, batch_stats: Any, points: jax.Array) -> jax.Array:
+        """Returns logits [N, C] of uint8 images, or of features; can be traced."""
+        if len(self.image_shape) == 1:
+            points = self.objective.features(params, batch_stats, points)
+        return self.objective.predict(params, batch_stats, points)
 
     def __reduce__(self) -> tuple:
         fields = [getattr(self, field.name) for field in dataclasses.fields(self)]
