@@ -23,11 +23,14 @@ import tqdm
 from autodo_jax.data.images import decode, opened
 from autodo_jax.data.sources import labels, listing
 from autodo_jax.errors import DataError, ExportError, for_command_line, printable
-from autodo_jax.workdir.dataset_report import DatasetReport, load_dataset_report
+from autodo_jax.workdir.dataset_report import (
+    DatasetReport,
+    above_threshold,
+    load_dataset_report,
+)
 from autodo_jax.workdir.run import load_config
 
 SUSPECTS = ("drop", "relabel")
-_THRESHOLD = 0.5
 
 
 @dataclasses.dataclass
@@ -117,12 +120,10 @@ def export(
 
 def suspects_of(report: DatasetReport, threshold: float | None) -> np.ndarray:
     """Returns which points are suspects, bool [N]; see `export`."""
-    found = getattr(report, "is_suspect", None)
-    if threshold is None and found is not None:
-        return np.asarray(found, bool)
-    limit = _THRESHOLD if threshold is None else threshold
+    if threshold is None:
+        return report.is_suspect
     differs = report.suggested_label != report.given_label
-    return (report.noise_score > limit) & differs
+    return above_threshold(report.noise_score, differs, threshold)
 
 
 def _copies(

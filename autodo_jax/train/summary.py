@@ -14,6 +14,7 @@ import scipy.special
 from autodo_jax import metrics, processes
 from autodo_jax.augment import learned
 from autodo_jax.hyperparams import state as hyperparams
+from autodo_jax.train import label_noise
 from autodo_jax.train.evaluate import (
     compute_features,
     evaluate,
@@ -62,19 +63,27 @@ def finish(
     tables = {
         name: table[:num_train] for name, table in processes.fetch(state.tables).items()
     }
-    log_p = embeddings = None
-    if config.save_probabilities:
-        log_p = log_probabilities(setup, state, "train")
-        train = of_log_probabilities(log_p, setup.data.splits.train.labels)
-    else:
-        train = evaluate(setup, state, "train", config.epochs)
+    points, clean, _ = setup.data.splits
+    log_p = log_probabilities(setup, state, "train")
+    train = of_log_probabilities(log_p, points.labels)
+    noise = label_noise.estimate(
+        log_p,
+        points.labels,
+        log_probabilities(setup, state, "validation"),
+        clean.labels,
+    )
+    embeddings = None
     if config.save_embeddings:
         features = compute_features(setup, state, "train", config.epochs)
         embeddings = np.asarray(jax.device_get(features))[:num_train]
     test = evaluate(setup, state, "test", config.epochs)
     result = summarize(setup, train, test, log.records)
-    report = describe(setup, tables, train)
-    result |= {"seconds": log.seconds()}
+    report = describe(setup, tables, train, noise)
+    result |= {
+        "num_suspects": int(report.is_suspect.sum()),
+        "expected_wrong_labels": noise.expected_wrong(),
+        "seconds": log.seconds(),
+    }
     if processes.is_first():
         shown = _report_data(setup, state, tables, report, test)
         files.write(
@@ -91,7 +100,7 @@ def finish(
             lambda file: report_data.write_npz(file, shown),
         )
         board.add_result(config.epochs, report, shown)
-        if log_p is not None:
+        if config.save_probabilities:
             _write_array(workdir / files.PROBABILITIES, np.exp(log_p))
         if embeddings is not None:
             _write_array(workdir / files.EMBEDDINGS, embeddings)
@@ -149,7 +158,10 @@ def summarize(
 
 
 def describe(
-    setup: Setup, tables: hyperparams.Tables, train: metrics.Evaluation
+    setup: Setup,
+    tables: hyperparams.Tables,
+    train: metrics.Evaluation,
+    noise: label_noise.LabelNoise,
 ) -> dataset_report.DatasetReport:
     """Returns the report on each train point.
 
@@ -157,6 +169,8 @@ def describe(
       setup: of the finished run.
       tables: Lambda on the host, without padding.
       train: evaluation of the train set.
+      noise: what the clean set says of the labels. A point is suspect where it holds
+        another label for likelier, and the network predicts another one.
     """
     points, augment = setup.data.splits.train, setup.config.augment
     gate: dict[str, np.ndarray] = {}
@@ -176,6 +190,8 @@ def describe(
         suggested=train.predictions,
         confidence=train.confidences,
         noise_score=train.noise_score,
+        is_suspect=noise.is_suspect(points.labels)
+        & (train.predictions != points.labels),
         weight=weight,
         gate=gate,
         magnitude=magnitude,
@@ -237,7 +253,8 @@ def _report_data(
     rng = np.random.default_rng(setup.config.seed)
     index = np.sort(rng.permutation(len(test.labels))[:_NUM_FEATURES])
     _, _, test_points = setup.data.splits
-    suspects = np.argsort(-report.noise_score, kind="stable")[:_NUM_SUSPECTS]
+    worst_first = np.lexsort((-report.noise_score, ~report.is_suspect))
+    suspects = worst_first[:_NUM_SUSPECTS]
     points = setup.data.splits.train
     images = points.take(suspects).pixels()
     augmented = np.zeros((len(images), 0, *images.shape[1:]), np.uint8)

@@ -99,7 +99,7 @@ def test_all_sections_of_a_finished_run(tmp_path):
     # Every eighth of 40 points is predicted as class 0, its own in 2 cases of 5.
     assert "40 test points. Crosses mark the 0 " in found.text("embedding")
     assert len(found.figures["augmentation"]) == 2
-    assert "30 of 60 train points have a score above 0.5" in found.text("suspects")
+    assert "10 of 60 train points are suspects" in found.text("suspects")
     assert "outer loop starts" in found.text("curves")
     assert found.text("classes").count("frozen control") == 1
 
