@@ -29,6 +29,7 @@ ALLOWED = {
     "main": {"command_line", "processes", "report", "train", "workdir"},
     "api": {"config", "data", "distributed", "models", "predict", "report", "train"}
     | {"workdir"},
+    "review": {"review", "data", "export", "workdir"},
     "export_model": {"export_model", "predict", "workdir"},
     "predict": {"predict", "data", "distributed", "models", "objective", "workdir"},
 }

@@ -96,7 +96,7 @@ def _data() -> ml_collections.ConfigDict:
     # Sizes are shares of the points below 1, else numbers of points.
     data.test_size = 0.25  # where the source has no test set; 0: none
     data.validation_size = 0.2  # of the points not in the test set (Sec. 5.1)
-    # Whether a source's own validation set may have images of its train set.
+    # Whether the parts that a user brings may share images.
     data.allow_overlap = False
     # Points that theta learns from: train; or, without Lambda, the clean validation set
     # alone (validation), or both; set by the method.

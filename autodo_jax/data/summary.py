@@ -19,6 +19,8 @@ class Summary(NamedTuple):
     rows: tuple[tuple[str, str], ...]  # (subject, text)
     warnings: tuple[str, ...]
     certain_errors: tuple[str, ...]  # the same pixels under two labels
+    # Their images: (id, label, other id, other label).
+    conflicts: tuple[tuple[str, str, str, str], ...]
 
     def lines(self) -> Iterator[str]:
         """Yields it as lines for a screen."""
@@ -47,13 +49,13 @@ def summarize(
         *parts.train.notes,
         *_duplicates(found),
     ]
-    errors = [
+    conflicts = tuple(found.conflicts) if found else ()
+    errors = tuple(
         f"{one} is {first!r}, {other} is {second!r}, with the same pixels"
-        for one, first, other, second in (found.conflicts if found else ())
-    ]
-    return Summary(
-        tuple(rows), tuple(_warnings(train, validation, test)), tuple(errors)
+        for one, first, other, second in conflicts
     )
+    warnings = tuple(_warnings(train, validation, test))
+    return Summary(tuple(rows), warnings, errors, conflicts)
 
 
 def _sizes(parts: SourceSplits, splits: Sequence[Dataset]) -> str:

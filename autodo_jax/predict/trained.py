@@ -70,7 +70,7 @@ def load_run(
     image_shape = _image_shape(path, result)
     config = runs.load_config(path)
     model = _model(path, config, model, image_shape, len(class_names))
-    variables = _variables(path, config, model, image_shape)
+    variables = _variables(path, config, model, image_shape, len(class_names))
     predict = Predictor(
         objective.create(config, model), variables, image_shape, config.eval_batch_size
     )
@@ -148,44 +148,32 @@ def _model(
     return model
 
 
-def _checked(
-    config: ml_collections.ConfigDict, variables: dict[str, Any]
-) -> dict[str, Any]:
-    """Leaves out the constants of a head on features, which come from its data."""
-    is_head = config.model.name in models.HEADS
-    return variables | {"batch_stats": {}} if is_head else variables
-
-
 def _variables(
     path: pathlib.Path,
     config: ml_collections.ConfigDict,
     model: nn.Module,
     image_shape: tuple[int, ...],
+    num_classes: int,
 ) -> dict[str, Any]:
     """Returns the variables of the last state, checked against the network."""
     from autodo_jax.workdir import checkpoint  # Orbax takes a second to import.
 
     parts = checkpoint.read_parts(path / files.CHECKPOINTS, ("params", "batch_stats"))
     variables = {name: parts.get(name) or {} for name in ("params", "batch_stats")}
-    shape, axes = network_shape(config, image_shape), variables["batch_stats"]
-    if config.model.name in models.HEADS and "axes" in axes:
-        shape = np.shape(axes["axes"])[1:]  # The head is created on them.
-    images = jax.ShapeDtypeStruct((1, *shape), np.float32)
-    expected = jax.eval_shape(
-        lambda images: model.init(jax.random.key(0), images, train=False), images
-    )
-    shapes = [
-        {
-            jax.tree_util.keystr(path): leaf.shape
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
-        for tree in ({"batch_stats": {}, **expected}, _checked(config, variables))
-    ]
-    if shapes[0] != shapes[1]:
-        differing = sorted(shapes[0].items() ^ shapes[1].items())
+    images = jax.ShapeDtypeStruct((1, *network_shape(config, image_shape)), np.float32)
+    try:
+        logits = jax.eval_shape(
+            lambda variables, images: model.apply(variables, images, train=False),
+            variables,
+            images,
+        )
+        problem = "" if logits.shape == (1, num_classes) else f"logits {logits.shape}"
+    except Exception as error:  # Flax and the network raise many kinds.
+        problem = " ".join(str(error).split())[:300]
+    if problem:
         raise RunFilesError(
             f"the network in {path / files.CHECKPOINTS} is not that of its "
-            f"{files.CONFIG} and {files.RESULT}: {differing[0][0]} differs",
+            f"{files.CONFIG} and {files.RESULT}: {problem}",
             "restore them from a copy",
         )
     return variables

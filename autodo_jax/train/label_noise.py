@@ -15,9 +15,10 @@ import scipy.special
 
 _TEMPERATURE_PENALTY, _BIAS_PENALTY = 0.1, 1.0  # half their squares, in points
 # A network that knows little says little of the rate of wrong labels: it is held to a
-# usual one by half as many points as there are, and each class to the rate of all.
+# usual one by half as many points as there are, and the shares behind a label to those
+# of uniform noise at that rate by three times as many as have the label, and a few.
 _USUAL_RATE, _USUAL_SHARE = 0.1, 0.5
-_PRIOR_POINTS = 30.0  # of each class
+_CLASS_SHARE, _CLASS_POINTS = 3.0, 30.0
 _MAX_ITERS, _TOLERANCE = 200, 1e-6
 
 
@@ -66,6 +67,7 @@ def estimate(
 
     given = np.eye(num_classes)[labels]  # [N, C]
     size = given.sum(axis=0)[:, None]
+    prior_size = _CLASS_SHARE * size + _CLASS_POINTS
     counts = size * _confusion(_USUAL_RATE, num_classes)
     for _ in range(_MAX_ITERS):
         joint = likelihood * counts[labels]
@@ -73,8 +75,8 @@ def estimate(
         found = given.T @ probabilities
         rate = 1 - np.trace(found) / max(len(labels), 1)
         rate = (rate + _USUAL_SHARE * _USUAL_RATE) / (1 + _USUAL_SHARE)
-        prior = _PRIOR_POINTS * _confusion(rate, num_classes)
-        last, counts = counts, (found + prior) * size / (size + _PRIOR_POINTS)
+        prior = prior_size * _confusion(rate, num_classes)
+        last, counts = counts, (found + prior) * size / (size + prior_size)
         if np.abs(counts - last).max(initial=0) <= _TOLERANCE * len(labels):
             break
     return LabelNoise(probabilities, found)

@@ -55,6 +55,7 @@ REPORT = File("report.html", is_result=True)
 EVENTS = File("events.out.tfevents.*", is_result=True)
 CHECKPOINTS = File("checkpoints")  # a folder
 LOCK = File(".lock")
+REVIEW = File("review.csv")  # of a user's decisions, which no run replaces
 # Of several runs, beside their workdirs.
 COMPARISON = File("comparison.html")
 

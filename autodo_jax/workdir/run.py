@@ -59,16 +59,19 @@ class Run:
     def data(self) -> dict[str, Any] | None:
         """Returns what was known of the data before training; None without a file.
 
-        The lists `rows` of pairs (subject, text), `warnings` and `certain_errors`.
+        The lists `rows` of pairs (subject, text), `warnings`, `certain_errors`, and
+        `conflicts` of (id, label, other id, other label).
         """
         path = self.path / files.DATA
         if not path.exists():
             return None
         found = files.read_json(path)
+        found.setdefault("conflicts", [])
         for name, is_right in (
             ("rows", lambda row: isinstance(row, list) and len(row) == 2),
             ("warnings", lambda text: isinstance(text, str)),
             ("certain_errors", lambda text: isinstance(text, str)),
+            ("conflicts", lambda ids: isinstance(ids, list) and len(ids) == 4),
         ):
             values = found.get(name)
             if not isinstance(values, list) or not all(map(is_right, values)):

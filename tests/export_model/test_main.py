@@ -12,6 +12,7 @@ import autodo_jax
 from autodo_jax.export_model import __main__ as export_model
 from tests.train.prepared import prepare, run, tiny_config
 
+pytestmark = pytest.mark.slow  # A network is compiled for three platforms.
 PROGRAM = """
 import sys, jax, jax.export, numpy as np
 exported = jax.export.deserialize(open("net.stablehlo", "rb").read())

@@ -107,6 +107,7 @@ def own(path):
     )
 
 
+@pytest.mark.slow
 def test_a_network_of_your_own_is_passed_again_or_refused(tmp_path):
     images, found = own(tmp_path)
     again = autodo_jax.load_run(tmp_path / "own", model=Perceptron())
