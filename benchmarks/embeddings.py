@@ -205,7 +205,7 @@ def to_table(runs: dict[str, dict[str, dict[str, Any]]]) -> str:
 def to_ap_table(runs: dict[str, dict[str, dict[str, Any]]]) -> str:
     """Returns a Markdown table of average precisions."""
     lines = []
-    for row in ("autodo", "autodo_s", "baseline", "joined", "cleanlab + both"):
+    for row in ("autodo", "joined", "cleanlab + both"):
         line = {"row": row}
         for cell, seeds in runs.items():
             values = [rows[row]["AP"] for rows in seeds.values() if row in rows]

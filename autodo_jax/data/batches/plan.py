@@ -48,7 +48,7 @@ class BatchPlan:
 
     def is_joined(self, epoch: int) -> bool:
         """True of an epoch in which the clean points take part."""
-        return epoch >= self.epochs - self.joined_epochs
+        return bool(self.joined_epochs) and epoch >= self.epochs - self.joined_epochs
 
     @property
     def num_steps(self) -> int:
