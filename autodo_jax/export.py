@@ -23,12 +23,12 @@ import tqdm
 from autodo_jax.data.images import decode, opened
 from autodo_jax.data.sources import labels, listing
 from autodo_jax.errors import DataError, ExportError, for_command_line, printable
+from autodo_jax.workdir import run as runs
 from autodo_jax.workdir.dataset_report import (
     DatasetReport,
     above_threshold,
     load_dataset_report,
 )
-from autodo_jax.workdir.run import load_config
 
 SUSPECTS = ("drop", "relabel")
 
@@ -40,7 +40,7 @@ class Exported:
     counts: collections.Counter[str]  # images kept, relabelled, dropped
     by_class: dict[str, collections.Counter[str]]  # of the train set, by given label
     untouched: list[str]  # classes that would have lost all their images
-    expected_wrong: float | None  # share of the suspects, by their noise scores
+    expected_wrong: float | None  # share of the suspects, by the run
 
 
 def export(
@@ -76,7 +76,7 @@ def export(
     if threshold is not None and not 0 <= threshold <= 1:
         raise ExportError(f"the threshold is {threshold}, expected a number in [0, 1]")
     report = load_dataset_report(workdir)
-    data = load_config(workdir).data
+    data = runs.load_config(workdir).data
     root = pathlib.Path(data.data_dir).expanduser().absolute()
     if data.source != "folder":
         raise ExportError(
@@ -115,7 +115,20 @@ def export(
     exported.untouched = untouched
     if review is None and is_suspect.any():
         exported.expected_wrong = float(report.noise_score[is_suspect].mean())
+        if threshold is None:
+            exported.expected_wrong = _expected_wrong(workdir, exported.expected_wrong)
     return exported
+
+
+def _expected_wrong(workdir: pathlib.Path, default: float) -> float:
+    """Returns the expected share of wrong labels among the suspects of the run."""
+    result = runs.read(workdir).result or {}
+    found, size = (
+        result.get(name) for name in ("expected_wrong_suspects", "num_suspects")
+    )
+    if isinstance(found, float) and isinstance(size, int) and size:
+        return found / size
+    return default
 
 
 def suspects_of(report: DatasetReport, threshold: float | None) -> np.ndarray:
@@ -238,8 +251,8 @@ def _lines(target: pathlib.Path, exported: Exported) -> list[str]:
     ]
     if exported.expected_wrong is not None:
         lines.append(
-            f"by its own probabilities {100 * exported.expected_wrong:.0f} % of the "
-            "suspects have a wrong label"
+            f"the run expects {100 * exported.expected_wrong:.0f} % of the suspects to "
+            "have a wrong label"
         )
     return lines
 

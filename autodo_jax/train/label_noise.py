@@ -32,9 +32,9 @@ class LabelNoise(NamedTuple):
         """True where another label than the given one is likeliest, [N]."""
         return self.probabilities.argmax(axis=1) != labels
 
-    def expected_wrong(self) -> float:
-        """Expected number of wrong labels."""
-        return float(self.counts.sum() - np.trace(self.counts))
+    def expected_wrong(self, labels: np.ndarray) -> np.ndarray:
+        """Returns the probability that the given label is wrong, [N]."""
+        return 1 - self.probabilities[np.arange(len(labels)), labels]
 
 
 def estimate(

@@ -73,9 +73,11 @@ def finish(
     test = evaluate(setup, state, "test", config.epochs)
     result = summarize(setup, train, test, log.records)
     report = describe(setup, tables, train, noise)
+    wrong = noise.expected_wrong(points.labels)
     result |= {
         "num_suspects": int(report.is_suspect.sum()),
-        "expected_wrong_labels": noise.expected_wrong(),
+        "expected_wrong_labels": float(wrong.sum()),
+        "expected_wrong_suspects": float(wrong[report.is_suspect].sum()),
         "seconds": log.seconds(),
     }
     if processes.is_first():
