@@ -135,7 +135,7 @@ def call_solver(
 
 def mean_product(
     matvec: Matvec, params: PyTree, vary: Callable, mean: Callable
-) -> Matvec:
+) -> LinearMap:
     """Returns the product on float32 vectors, averaged over the devices.
 
     Derivatives of the local loss first, the mean over the axis last.

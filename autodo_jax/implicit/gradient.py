@@ -20,7 +20,6 @@ from autodo_jax.implicit.adjoint import (
     solve_from,
 )
 from autodo_jax.implicit.linear import BoundedSolver, Matvec, MatvecAt
-from autodo_jax.implicit.series import Neumann
 from autodo_jax.implicit.sharding import parameter_axes
 
 
@@ -94,16 +93,15 @@ def implicit_gradient(
 
     with tree.sharded_over(axes):
         x, solver_info = solve_from(solve, matvec, b, x0)
-        # A series would pay a product for it, and has looked at its residuals.
-        is_recurrence = isinstance(solver, BoundedSolver)
-        is_recurrence &= not isinstance(solver, Neumann)
+        # Sums over batches are right on average only, and stay as they are.
+        is_bounded = isinstance(solver, BoundedSolver) and matvec_at is None
 
         def adjoint(v: PyTree) -> tuple[PyTree, PyTree]:
             product, mixed = system.adjoint(vary(tree.cast_like(v, params)))
             return mean(tree.promote(product)), mean(mixed)
 
         direct, optimality = mean((direct, system.optimality))
-        grads, info = _assemble(adjoint, x, b, direct, is_recurrence)
+        grads, info = _assemble(adjoint, x, b, direct, is_bounded)
         info = info._replace(
             inner_grad_norm=tree.norm(tree.promote(optimality)),
             aux=aux,
@@ -117,13 +115,13 @@ def _assemble(
     x: PyTree,
     b: PyTree,
     direct: PyTree,
-    is_recurrence: bool,
+    is_bounded: bool,
 ) -> tuple[PyTree, HypergradInfo]:
     """Returns the hypergradient from the solution, and what that product tells."""
     # At x / |x|, because a tiny x would underflow in x'Ax, and in float16 everywhere.
     unit_x, x_norm = tree.normalize(x)
     unit_product, mixed = adjoint(unit_x)
-    if is_recurrence:
+    if is_bounded:
         length = best_length(unit_product, b, x_norm)
         x = tree.select(length == x_norm, x, tree.scale(length, unit_x))
         x_norm = length
