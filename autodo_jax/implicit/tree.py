@@ -81,7 +81,7 @@ def normalize(tree: PyTree) -> tuple[PyTree, chex.Array]:
     # Both `where`s keep the derivative of a zero tree finite.
     is_zero = largest == 0
     scaled = scale(1 / jnp.where(is_zero, 1, largest), tree)
-    scaled = jax.lax.optimization_barrier(scaled)
+    scaled = jax.tree.map(jax.lax.optimization_barrier, scaled)  # Each its own axes.
     squared = vdot(scaled, scaled)
     scaled_norm = jnp.sqrt(jnp.where(is_zero, 1, squared))
     return scale(1 / scaled_norm, scaled), jnp.where(is_zero, 0, scaled_norm * largest)
