@@ -13,16 +13,19 @@ from autodo_jax.implicit.hypergradient import (
     value_and_hypergrad,
     value_and_hypergrad_root,
 )
+from autodo_jax.implicit.many import hypergrads, value_and_hypergrads
 
 __all__ = [
     "HypergradInfo",
     "curvature",
     "hypergrad",
     "hypergrad_root",
+    "hypergrads",
     "implicit_argmin",
     "implicit_fixed_point",
     "implicit_root",
     "solvers",
     "value_and_hypergrad",
     "value_and_hypergrad_root",
+    "value_and_hypergrads",
 ]
