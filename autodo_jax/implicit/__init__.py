@@ -1,6 +1,6 @@
 """Hypergradients by implicit differentiation, without any network or data set."""
 
-from autodo_jax.implicit import curvature, solvers
+from autodo_jax.implicit import curvature, preconditioners, solvers
 from autodo_jax.implicit.decorators import (
     implicit_argmin,
     implicit_fixed_point,
@@ -24,6 +24,7 @@ __all__ = [
     "implicit_argmin",
     "implicit_fixed_point",
     "implicit_root",
+    "preconditioners",
     "solvers",
     "value_and_hypergrad",
     "value_and_hypergrad_root",
