@@ -20,6 +20,7 @@ from autodo_jax.implicit.adjoint import (
     solve_from,
 )
 from autodo_jax.implicit.linear import BoundedSolver, Matvec, MatvecAt
+from autodo_jax.implicit.series import Neumann
 from autodo_jax.implicit.sharding import parameter_axes
 
 
@@ -93,15 +94,17 @@ def implicit_gradient(
 
     with tree.sharded_over(axes):
         x, solver_info = solve_from(solve, matvec, b, x0)
-        # Sums over batches are right on average only, and stay as they are.
-        is_bounded = isinstance(solver, BoundedSolver) and matvec_at is None
+        # A series would pay a product for it where the residual is not asked for, and
+        # has looked at all its residuals but the last.
+        is_recurrence = isinstance(solver, BoundedSolver)
+        is_recurrence &= not isinstance(solver, Neumann)
 
         def adjoint(v: PyTree) -> tuple[PyTree, PyTree]:
             product, mixed = system.adjoint(vary(tree.cast_like(v, params)))
             return mean(tree.promote(product)), mean(mixed)
 
         direct, optimality = mean((direct, system.optimality))
-        grads, info = _assemble(adjoint, x, b, direct, is_bounded)
+        grads, info = _assemble(adjoint, x, b, direct, is_recurrence)
         info = info._replace(
             inner_grad_norm=tree.norm(tree.promote(optimality)),
             aux=aux,
@@ -115,21 +118,26 @@ def _assemble(
     x: PyTree,
     b: PyTree,
     direct: PyTree,
-    is_bounded: bool,
+    is_recurrence: bool,
 ) -> tuple[PyTree, HypergradInfo]:
     """Returns the hypergradient from the solution, and what that product tells."""
     # At x / |x|, because a tiny x would underflow in x'Ax, and in float16 everywhere.
     unit_x, x_norm = tree.normalize(x)
     unit_product, mixed = adjoint(unit_x)
-    if is_bounded:
-        length = best_length(unit_product, b, x_norm)
-        x = tree.select(length == x_norm, x, tree.scale(length, unit_x))
-        x_norm = length
+    unit_b, b_norm = tree.normalize(b)
+    residual = tree.norm(optax.tree.sub(tree.scale(x_norm, unit_product), b))
+    if is_recurrence:
+        # Recurrences say that they are below |b|, but lose it to rounding in singular
+        # systems.
+        length, shorter = best_length(unit_product, unit_b, b_norm)
+        is_below = residual <= b_norm
+        x = tree.select(is_below, x, tree.scale(length, unit_x))
+        x_norm = jnp.where(is_below, x_norm, length)
+        residual = jnp.where(is_below, residual, shorter)
     grads = optax.tree.sub(direct, tree.scale(x_norm, mixed))
-    product, b_norm = tree.scale(x_norm, unit_product), tree.norm(b)
     return grads, HypergradInfo(
         inner_grad_norm=jnp.zeros(()),
-        residual_norm=tree.norm(optax.tree.sub(product, b)) / nonzero(b_norm),
+        residual_norm=residual / nonzero(b_norm),
         curvature=tree.vdot(unit_x, unit_product),
         rhs_norm=b_norm,
         direct_norm=tree.norm(tree.promote(direct)),
