@@ -126,7 +126,7 @@ def _linearize(
         )
         b = jax.tree.map(jnp.negative, mean(tree.promote(b)))
         matvec = mean_product(local_matvec(), theta, vary, mean)
-        x = _solve(problem, matvec, vary(b), vary, mean)
+        x = _solve(problem, matvec, _together(vary(b)), vary, mean)
         x = tree.cast_like(mean(x), params)  # Equal already, but not known to be.
         return jax.tree.map(tree.vary_like, x, params)
 
@@ -138,6 +138,16 @@ def _vary_floats(vary: Callable, operands: tuple) -> tuple:
     return jax.tree.map(
         lambda x: vary(x) if jnp.issubdtype(x.dtype, jnp.inexact) else x, operands
     )
+
+
+def _together(b: PyTree) -> PyTree:
+    """Makes all leaves depend on the tangents where one does.
+
+    Reverse mode through `custom_linear_solve` fails where only some of them do, that
+    is where an equation has no hyperparameter in it.
+    """
+    axes = {tree.varying_axes(leaf) for leaf in jax.tree.leaves(b)}
+    return jax.lax.optimization_barrier(b) if len(axes) == 1 else b
 
 
 def _is_array(leaf: Any) -> bool:

@@ -72,6 +72,27 @@ def test_ridge_in_its_penalty_and_its_data(x64):
     both_jacobians(solve, {"a": jnp.array(a), "y": jnp.asarray(y)}, expected=expected)
 
 
+@pytest.mark.parametrize("make", [implicit_argmin, implicit_root])
+def test_equations_without_a_hyperparameter(make, x64):
+    """The last of three coupled leaves is all that h acts on: 2 a = b, 2 b = a + c."""
+    matrix = np.array([[2.0, -1.0, 0.0], [-1.0, 2.0, -1.0], [0.0, -1.0, 2.0]])
+
+    def quadratic(w, h):
+        flat = jnp.stack([w["a"], w["b"], w["c"]])
+        return 0.5 * flat @ jnp.asarray(matrix) @ flat - w["c"] * jnp.sin(h)
+
+    function = quadratic if make is implicit_argmin else jax.grad(quadratic)
+    inverse = np.linalg.inv(matrix)[:, 2]
+    h = 0.3
+    solve = make(function)(
+        lambda h: dict(zip("abc", jnp.asarray(inverse) * jnp.sin(h), strict=True))
+    )
+    expected = dict(zip("abc", inverse * np.cos(h), strict=True))
+    both_jacobians(solve, jnp.array(h), expected=expected)
+    second = jax.grad(jax.grad(lambda h: solve(h)["a"]))(h)
+    np.testing.assert_allclose(second, -inverse[0] * np.sin(h), rtol=1e-8)
+
+
 def project_on_simplex(v):
     ordered = np.sort(v)[::-1]
     excess = (np.cumsum(ordered) - 1) / np.arange(1, len(v) + 1)
