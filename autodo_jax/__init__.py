@@ -55,7 +55,7 @@ from autodo_jax.version import __version__
 from autodo_jax.workdir.dataset_report import DatasetReport, load_dataset_report
 
 if TYPE_CHECKING:
-    from autodo_jax.api import OptimizedDataset, config_for, optimize_dataset
+    from autodo_jax.api import OptimizedDataset, config_for, load_run, optimize_dataset
 
 __all__ = [
     "DatasetReport",
@@ -72,6 +72,7 @@ __all__ = [
     "implicit_fixed_point",
     "implicit_root",
     "load_dataset_report",
+    "load_run",
     "optimize_dataset",
     "preconditioners",
     "solvers",
@@ -83,7 +84,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Imports the modules that train on first use: they take seconds."""
-    if name in ("OptimizedDataset", "config_for", "optimize_dataset"):
+    if name in ("OptimizedDataset", "config_for", "load_run", "optimize_dataset"):
         from autodo_jax import api
 
         return getattr(api, name)

@@ -1,54 +1,38 @@
 """`optimize_dataset`: from Python, what the command line does with files."""
 
 import contextlib
-import functools
-import hashlib
 import pathlib
-import re
 import tempfile
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from autodo_jax import config as config_lib
-from autodo_jax._typing import PyTree
 from autodo_jax.data.dataset import SourceSplits
 from autodo_jax.data.sources import arrays
 from autodo_jax.distributed import AXIS
 from autodo_jax.errors import (
     ConfigError,
-    DataError,
     Interrupted,
     ModelError,
     RunError,
     WorkdirError,
 )
+from autodo_jax.models import given
+from autodo_jax.predict.predictor import Predictor
+from autodo_jax.predict.trained import OptimizedDataset, load_run, network_shape
 from autodo_jax.report import page
 from autodo_jax.train import loop
 from autodo_jax.train.progress import EpochProgress
 from autodo_jax.train.setup import prepare
 from autodo_jax.workdir import folder
-from autodo_jax.workdir.dataset_report import DatasetReport
 
-__all__ = ["OptimizedDataset", "RunError", "config_for", "optimize_dataset"]
+__all__ = ["OptimizedDataset", "RunError", "config_for", "load_run", "optimize_dataset"]
 
 _SMALL = 64  # pixels; larger images get a residual network
-
-
-class OptimizedDataset(NamedTuple):
-    """Results of `optimize_dataset`."""
-
-    # test_error, val_error, class_error (percent), ...
-    result: dict[str, Any]
-    report: DatasetReport  # of each train point
-    model: nn.Module  # the network
-    variables: dict[str, Any]  # its "params" and "batch_stats"
-    predict: Callable[[Any], np.ndarray]  # images -> probabilities [N, C]
 
 
 def optimize_dataset(
@@ -68,7 +52,8 @@ def optimize_dataset(
 
     Args:
       train: (images, labels), biased and mislabelled. Images [N, H, W] or
-        [N, H, W, channels], of 1 or 3 channels, uint8 or floating in [0, 1]; labels
+        [N, H, W, channels], of 1 or 3 channels, uint8 or floating in [0, 1]; or
+        features [N, D] of a frozen network, floating, for a head that is solved. Labels
         [N], integers 0..C-1, each class with a point.
       validation: likewise, small and clean; as the images to come.
       test: likewise, for the errors only; may be left out.
@@ -95,48 +80,44 @@ def optimize_dataset(
     splits = arrays.to_splits(train, validation, test)
     config = _config(config_for(train) if config is None else config, splits)
     if model is not None:
-        config.model.module = fingerprint(model, validate_model(model, splits, config))
-    progress_bar = EpochProgress(config.epochs, "bar" if progress else "nothing")
+        if splits.train.has_features:
+            raise ModelError("`model` is for images; features have a head of their own")
+        config.model.module = _fingerprint(model, splits, config)
+    show = "bar" if progress else "nothing"
     with _opened(workdir, config) as path:
         try:
             setup, state = prepare(config, splits=splits, model=model)
+            start_epoch = setup.plan.start_epoch
+            progress_bar = EpochProgress(config.epochs, show, str, start_epoch)
             finished = loop.run(setup, state, path, progress_bar)
         except Interrupted as error:
             raise KeyboardInterrupt("" if workdir is None else str(error)) from error
         if workdir is not None:
             page.write_page(path)
     state = jax.device_get(finished.state)
-    predict = functools.partial(
-        _predict,
-        jax.jit(setup.objective.predict),
-        state.params,
-        state.batch_stats,
-        splits.train.images.shape[1:],
-        config.eval_batch_size,
-    )
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     return OptimizedDataset(
-        finished.result, finished.report, setup.objective.model, variables, predict
+        finished.result,
+        finished.report,
+        splits.train.class_names,
+        setup.objective.model,
+        variables,
+        Predictor(
+            setup.objective,
+            variables,
+            splits.train.images.shape[1:],
+            config.eval_batch_size,
+        ),
     )
 
 
-def _predict(
-    logits: Callable,
-    params: PyTree,
-    batch_stats: PyTree,
-    shape: tuple[int, ...],
-    batch_size: int,
-    images: Any,
-) -> np.ndarray:
-    pixels = arrays.to_images("given", images)
-    if pixels.shape[1:] != shape:
-        raise DataError(
-            f"the given images have shape {pixels.shape[1:]} each, expected {shape} as "
-            "those of the train set"
-        )
-    batches = [pixels[i : i + batch_size] for i in range(0, len(pixels), batch_size)]
-    return np.concatenate(
-        [jax.nn.softmax(logits(params, batch_stats, batch)) for batch in batches]
+def _fingerprint(
+    model: nn.Module, splits: SourceSplits, config: ml_collections.ConfigDict
+) -> str:
+    shape = network_shape(config, splits.train.images.shape[1:])
+    num_classes = len(splits.train.class_names)
+    return given.fingerprint(
+        model, given.validate_model(model, shape, num_classes, AXIS)
     )
 
 
@@ -145,7 +126,8 @@ def config_for(train: arrays.Arrays) -> ml_collections.ConfigDict:
 
     `autodo` for 120 epochs of 64 points a step, the outer loop after 30; a small
     network for images of up to 64 pixels, ResNet-18 for larger ones. Mean and deviation
-    of the channels are those of the images.
+    of the channels are those of the images. For features [N, D] a linear head, solved,
+    and `autodo` of weights and labels.
 
     Args:
       train: as `optimize_dataset` takes it.
@@ -153,7 +135,9 @@ def config_for(train: arrays.Arrays) -> ml_collections.ConfigDict:
     Raises:
       ValueError: images of another kind.
     """
-    images = arrays.to_images("train", arrays.pair("train", train)[0])
+    images = arrays.to_points("train", arrays.pair("train", train)[0])
+    if images.ndim == 2:
+        return _config_for_features()
     side = min(images.shape[1:3])
     config = config_lib.default_config()
     config.name = "arrays"
@@ -174,6 +158,14 @@ def config_for(train: arrays.Arrays) -> ml_collections.ConfigDict:
     return config.lock()  # against unknown fields
 
 
+def _config_for_features() -> ml_collections.ConfigDict:
+    config = config_lib.default_config()
+    config.name = "arrays"
+    config.data.source = "arrays"
+    config_lib.use_features(config)
+    return config.lock()
+
+
 def _config(
     given: ml_collections.ConfigDict, splits: SourceSplits
 ) -> ml_collections.ConfigDict:
@@ -188,7 +180,8 @@ def _config(
     config.data.source = "arrays"
     config_lib.validate(config)
     data, size = config.data, splits.train.images.shape[1:3]
-    if data.image_size and tuple(data.image_size) != size:
+    has_features = splits.train.has_features
+    if data.image_size and not has_features and tuple(data.image_size) != size:
         raise ConfigError(
             f"config.data.image_size is {tuple(data.image_size)}, but arrays are taken "
             f"as they are, {size}",
@@ -223,88 +216,3 @@ def _opened(
             raise WorkdirError(f"`workdir` is {workdir!r}, expected a path") from error
         stack.enter_context(folder.opened(path, config))
         yield path
-
-
-def validate_model(
-    model: nn.Module, splits: SourceSplits, config: ml_collections.ConfigDict
-) -> PyTree:
-    """Refuses a network that does not fulfil the contract of `optimize_dataset`.
-
-    Args:
-      model: a user's network.
-      splits: the points it is for.
-      config: of the run.
-
-    Returns:
-      The shapes of its variables.
-
-    Raises:
-      ModelError: says which part of the contract does not hold.
-    """
-    num_classes = len(splits.train.class_names)
-    height, width, channels = splits.train.images.shape[1:]
-    if config.augment.crop_size:
-        height = width = config.augment.crop_size
-    images = jnp.zeros((2, height, width, channels))
-    if not callable(getattr(model, "features", None)):
-        raise ModelError(
-            "`model` has no method features(images, *, train), the inputs of its head"
-        )
-    try:
-        variables, logits, features = jax.eval_shape(_trial(model), images)
-    except Exception as error:  # Whatever the user's code raises.
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"`model` cannot be applied to images {images.shape}: "
-            f"{type(error).__name__}: {reason}"
-        ) from error
-    others = variables.keys() - {"params", "batch_stats"}
-    if others:
-        raise ModelError(
-            f"`model` has variables of the kind {', '.join(sorted(others))}; expected "
-            '"params" and "batch_stats" alone'
-        )
-    if set(variables["params"].get("head", ())) - {"bias"} != {"kernel"}:
-        raise ModelError(
-            "`model` has no nn.Dense named `head` at its top level, the theta of Eq. 5 "
-            f"(its parts are {', '.join(sorted(variables['params']))})"
-        )
-    kernel = variables["params"]["head"]["kernel"].shape
-    if logits.shape != (2, num_classes) or features.shape != (2, kernel[0]):
-        raise ModelError(
-            f"`model` maps images {images.shape} to {logits.shape} and features "
-            f"{features.shape}, expected (2, {num_classes}), for the classes of the "
-            f"labels, and (2, {kernel[0]}), for its head"
-        )
-    return variables
-
-
-def fingerprint(model: nn.Module, variables: PyTree) -> str:
-    """Returns a name that is the same for the same network in later processes.
-
-    Args:
-      model: a network.
-      variables: its variables, or their shapes.
-    """
-    without_addresses = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
-    shapes = jax.tree.map(lambda leaf: leaf.shape, variables)
-    digest = hashlib.sha256(f"{without_addresses} {shapes}".encode()).hexdigest()
-    return f"{type(model).__name__} {digest[:12]}"
-
-
-def _trial(model: nn.Module) -> Callable:
-    def train(params: PyTree, others: dict[str, PyTree], images: jax.Array) -> PyTree:
-        variables = {"params": params, **others}
-        return model.apply(variables, images, train=True, mutable=list(others))
-
-    def apply(images: jax.Array) -> tuple[PyTree, Any, Any]:
-        variables = model.init(jax.random.key(0), images, train=False)
-        logits = model.apply(variables, images, train=False)
-        features = model.apply(variables, images, train=False, method="features")
-        others = {name: variables[name] for name in variables if name != "params"}
-        jax.vmap(train, (None, None, 0), axis_name=AXIS)(
-            variables["params"], others, images[None]
-        )
-        return variables, logits, features
-
-    return apply

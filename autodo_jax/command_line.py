@@ -2,6 +2,7 @@
 
 import pathlib
 import runpy
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,8 +12,10 @@ from ml_collections import config_flags
 
 from autodo_jax import config as config_lib
 from autodo_jax import processes
+from autodo_jax.config import help
 from autodo_jax.errors import ConfigError, UsageError
 
+_FIELDS = "fields, as --config.FIELD=VALUE; experiment files have other defaults:"
 _EXAMPLE = "pass --config=configs/digits.py"
 
 
@@ -22,6 +25,7 @@ class Options(NamedTuple):
     config: str | None  # FILE or FILE:METHOD
     method: str | None  # in place of METHOD
     workdir: pathlib.Path | None
+    check: bool  # reads the data, says what they are, and stops
     overwrite: bool
     compilation_cache: bool
     with_traceback: bool
@@ -48,6 +52,7 @@ def parse(argv: Sequence[str]) -> Options:
         config=values.config,
         method=values["config.method"].value,
         workdir=None if values.workdir is None else pathlib.Path(values.workdir),
+        check=values.check,
         overwrite=values.overwrite,
         compilation_cache=values.compilation_cache,
         with_traceback=values.verbosity > 0,
@@ -90,12 +95,28 @@ def load_config(options: Options) -> ml_collections.ConfigDict:
         raise UsageError(f"unexpected argument {rest[0]!r}", "flags start with --")
     changed = ml_collections.ConfigDict(values.config)
     config_lib.validate(changed)
+    _make_absolute(changed.data)
     return changed
 
 
+def _make_absolute(data: ml_collections.ConfigDict) -> None:
+    """Makes paths those of any working directory, for the programs that read a run."""
+    for name in ("data_dir", "labels", "corrections"):
+        path = pathlib.Path(data[name]).expanduser()
+        # A table of labels may also be named by its place below data_dir.
+        if data[name] and (name != "labels" or path.is_file()):
+            data[name] = str(path.absolute())
+
+
 def help_text() -> str:
-    """Returns the flags with their meaning."""
-    return _define_flags().get_help()
+    """Returns the flags and the fields of a configuration, with their meaning."""
+    lines = [_define_flags().get_help(), "", _FIELDS, ""]
+    for field in help.described():
+        lines.append(f"  {field.name} = {field.default}")
+        lines += textwrap.wrap(
+            field.comment, 80, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
+    return "\n".join(lines)
 
 
 def _define_flags() -> flags.FlagValues:
@@ -108,6 +129,7 @@ def _define_flags() -> flags.FlagValues:
         "coordinator": "HOST:PORT of process 0.",
     }
     switches = {
+        "check": "Read the data, say what they are and what will not work, and stop.",
         "overwrite": "Replace a finished run.",
         "distributed": "Join the processes that SLURM, Open MPI, Kubernetes or a TPU "
         "pod started.",

@@ -15,6 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from autodo_jax._typing import PyTree
@@ -22,6 +23,10 @@ from autodo_jax.errors import RunError
 
 AXIS = "data"
 REPLICATED, BY_ROWS = PartitionSpec(), PartitionSpec(AXIS)
+# As tests/aot found: a TPU reaches the rows of a table in place in any layout if it has
+# few columns, and so many rows that row by row, padded, it is larger than this.
+_FEW_COLUMNS, _LARGE_BLOCK = 32, 1 << 27
+_ROW_BY_ROW, _PADDED_ROW = Layout((0, 1)), 128 * 4  # bytes of up to 128 columns
 
 
 def create_mesh(num_devices: int) -> Mesh:
@@ -89,6 +94,44 @@ def shardings(mesh: Mesh, specs: PyTree) -> PyTree:
     )
 
 
+def is_tpu(mesh: Mesh) -> bool:
+    """True of TPUs, whose arrays lie in tiles of 8 x 128 entries.
+
+    Of the mesh, not of `jax.default_backend()`: programs are compiled for chips that
+    are not there, too.
+    """
+    return bool(mesh.devices.flat[0].platform == "tpu")
+
+
+def formats(mesh: Mesh, specs: PyTree, tree: PyTree) -> PyTree:
+    """Returns how each array of a pytree lies on a mesh: its sharding and layout.
+
+    A TPU keeps a table [N, K] column by column where that is shorter, and then reaches
+    its rows through a copy of all. So tables that are cut by rows are kept row by row,
+    but for those of which it makes no copy. Elsewhere, and for all other arrays, the
+    layout is the default.
+
+    Args:
+      mesh: of all devices in use.
+      specs: a pytree prefix of PartitionSpecs.
+      tree: arrays, or what has their shapes.
+    """
+    shardings_of = jax.tree.map(
+        lambda sharding, part: jax.tree.map(lambda _: sharding, part),
+        shardings(mesh, specs),
+        tree,
+    )
+
+    def format_of(sharding: NamedSharding, leaf: Any) -> Any:
+        if is_tpu(mesh) and sharding.spec == BY_ROWS and len(leaf.shape) == 2:
+            rows, columns = leaf.shape[0] // mesh.size, leaf.shape[1]
+            if columns > _FEW_COLUMNS or rows * _PADDED_ROW <= _LARGE_BLOCK:
+                return Format(_ROW_BY_ROW, sharding)
+        return sharding
+
+    return jax.tree.map(format_of, shardings_of, tree)
+
+
 def place(mesh: Mesh, tree: PyTree, spec: PyTree = REPLICATED) -> PyTree:
     """Puts arrays on the mesh; each process passes the same, whole arrays.
 
@@ -121,12 +164,22 @@ def spmd(
     out_specs: Any,
     *,
     donate: tuple[int, ...] = (),
+    **formats: Any,
 ) -> Callable:
-    """Returns `function`, written for one device, compiled for all of the mesh."""
+    """Returns `function`, written for one device, compiled for all of the mesh.
+
+    Args:
+      function: of one device's shards.
+      mesh: of the devices.
+      in_specs, out_specs: PartitionSpecs of the arguments and the results.
+      donate: numbers of the arguments whose memory may be used.
+      formats: in_shardings and out_shardings of `jax.jit`, for layouts that are not
+        the default.
+    """
     mapped = jax.shard_map(
         function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
     )
-    return jax.jit(mapped, donate_argnums=donate)
+    return jax.jit(mapped, donate_argnums=donate, **formats)
 
 
 def mean(tree: PyTree) -> PyTree:

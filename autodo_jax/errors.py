@@ -121,7 +121,18 @@ def _worded(error: AutodoError, word: Callable[[str, str | None], str | None]) -
             given = iter(words)
             alternatives.append(_OPTION.sub(lambda _: str(next(given)), clause))  # noqa: B023
     advice = ", or ".join(alternatives)
-    return f"{error.reason}; {advice}" if advice else error.reason
+    return printable(f"{error.reason}; {advice}" if advice else error.reason)
+
+
+def printable(text: str) -> str:
+    """Returns a text of one line, its control characters escaped.
+
+    Names of files and classes may hold sequences that a terminal obeys.
+    """
+    return "".join(
+        char if char.isprintable() or char == " " else ascii(char)[1:-1]
+        for char in text
+    )
 
 
 def _in_python(option: str, value: str | None) -> str | None:

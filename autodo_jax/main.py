@@ -1,7 +1,8 @@
 """Command line: one configuration, one run, one workdir.
 
 python -m autodo_jax.main --config=configs/digits.py[:METHOD] [--workdir=DIR]
-    [--config.field=value ...] [--overwrite] [--nocompilation_cache] [--verbosity=1]
+    [--config.field=value ...] [--check] [--overwrite] [--nocompilation_cache]
+    [--verbosity=1]
     [--distributed | --coordinator=HOST:PORT --num_processes=P --process_id=I]
 
 A run that was interrupted continues when the same command is given again.
@@ -21,7 +22,7 @@ import platformdirs
 from autodo_jax import command_line, errors, processes
 from autodo_jax.train import loop
 from autodo_jax.train.progress import EpochProgress
-from autodo_jax.train.setup import prepare
+from autodo_jax.train.setup import Summary, check, prepare
 from autodo_jax.workdir import files, folder
 
 _USAGE = 2  # exit status: the command cannot be run as it is given
@@ -63,6 +64,9 @@ def main(argv: Sequence[str]) -> int:
 def _run(options: command_line.Options) -> int:
     config = command_line.load_config(options)
     workdir = options.workdir or folder.default_path(config)
+    if options.check:
+        check(config, _show)
+        return 0
     if not options.overwrite and folder.is_finished(workdir, config):
         print(
             f"{workdir} is finished; --overwrite replaces it, another --workdir keeps "
@@ -96,8 +100,20 @@ def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
         )
     else:
         show = "nothing"
-    progress = EpochProgress(config.epochs, show, errors.for_command_line)
-    return loop.run(*prepare(config), workdir, progress).result
+    setup, state = prepare(config)
+    progress = EpochProgress(
+        config.epochs, show, errors.for_command_line, setup.plan.start_epoch
+    )
+    if processes.is_first():
+        _show(setup.data.summary)
+    return loop.run(setup, state, workdir, progress).result
+
+
+def _show(summary: Summary) -> None:
+    for line in summary.lines():
+        print(errors.printable(line), flush=True)
+    for text in summary.warnings:
+        print(errors.printable(f"warning: {text}"), flush=True)
 
 
 def _report(workdir: pathlib.Path, result: dict) -> None:

@@ -134,10 +134,15 @@ class Objective:
     def features(
         self, params: PyTree, batch_stats: PyTree, images: chex.Array
     ) -> chex.Array:
-        """Inputs of the head [B, D] for uint8 images, in evaluation mode."""
+        """Inputs of the head [B, D], in evaluation mode.
+
+        Args:
+          images: uint8, or what a `FeatureHead` is given for them, [B, D].
+        """
+        is_image = images.ndim > 2
         return self.model.apply(
             {"params": params, "batch_stats": batch_stats},
-            self.clean_inputs(images),
+            self.clean_inputs(images) if is_image else images,
             train=False,
             method="features",
         )

@@ -10,7 +10,7 @@ import json
 import pathlib
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -23,14 +23,14 @@ def main() -> None:
     PAGE.write_text(filled(PAGE.read_text()))
 
 
-def filled(text: str) -> str:
-    """Returns the page with tables of the current results."""
+def filled(text: str, tables: Mapping[str, Callable[[], str]] | None = None) -> str:
+    """Returns a page with tables of the current results, by name; None: `TABLES`."""
 
-    def table(match: re.Match) -> str:
+    def fill(match: re.Match) -> str:
         name = match[1]
-        return f"<!-- {name} -->\n{TABLES[name]()}\n<!-- end -->"
+        return f"<!-- {name} -->\n{(tables or TABLES)[name]()}\n<!-- end -->"
 
-    return re.sub(r"<!-- (\S+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+    return re.sub(r"<!-- (\S+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
 
 
 def augmentation() -> str:
@@ -49,7 +49,7 @@ def augmentation() -> str:
                     text if name == "autodo_jax" else f"{text} ({times_ours:.1f} x)"
                 )
     names = record["results"][0]["milliseconds"]["forward"]
-    return _table(["batch, pass", *names], rows) + _source(record)
+    return table(["batch, pass", *names], rows) + _source(record)
 
 
 def steps() -> str:
@@ -85,7 +85,7 @@ def steps() -> str:
         f"the same run, {peak:.0f} GFLOP/s; a copy moves "
         f"{record['peaks']['GB/s']:.0f} GB/s."
     )
-    return _table(head, rows) + note + _source(record)
+    return table(head, rows) + note + _source(record)
 
 
 def digits() -> str:
@@ -110,7 +110,7 @@ def digits() -> str:
     ]
     listed = ", ".join(f"{ratio:.2f}" for ratio in ratios_to_baseline(record["runs"]))
     return (
-        _table(["run", "s to first step", "s in all", "s of epochs"], rows)
+        table(["run", "s to first step", "s in all", "s of epochs"], rows)
         + f"\n\nEpochs of `autodo` with E = 60 over those of `baseline`: {listed}."
         + _source(record)
     )
@@ -126,7 +126,7 @@ def dispatch() -> str:
     ]
     numbers = record["results"][0]["milliseconds"]
     head = ["network, step", *(f"{number} a dispatch" for number in numbers)]
-    return _table(head, rows) + _source(record)
+    return table(head, rows) + _source(record)
 
 
 def growth() -> str:
@@ -137,7 +137,7 @@ def growth() -> str:
         listed = "; ".join(f"{v}: {_spread(found)}" for v, found in times.items())
         first, *_, last = (statistics.median(found) for found in times.values())
         rows.append([axis, listed, f"{last / first:.2f} x"])
-    return _table(["axis", "ms a step", "last / first"], rows) + _source(record)
+    return table(["axis", "ms a step", "last / first"], rows) + _source(record)
 
 
 def training_seconds(measured: dict) -> float:
@@ -180,7 +180,8 @@ def _spread(samples: Sequence[float], digits: int = 2) -> str:
     return f"{middle:.{digits}f} ± {half:.{digits}f}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -113,8 +113,8 @@ class Pair:
         """
         objective, state, hyper = self.setup.objective, self.state, self.config.hyper
         points, validation = self.batches[0]
-        train = take(points.images, points.labels, points.index)
-        outer = take(validation.images, validation.labels, validation.index)
+        train = take(*points)
+        outer = take(*validation)
         keys = steps.point_keys(jax.random.key(7), jnp.int32(0), points.index)
         plain = type(objective)(**{**vars(objective), "standard": {"crop_padding": 0}})
         rows = {name: table[points.index] for name, table in state.tables.items()}

@@ -1,12 +1,15 @@
-"""Your own images: train/<class>/*, and optionally val/<class>/* and test/<class>/*.
+"""Your own images: in folders of their classes, or with a table of labels.
 
     python -m autodo_jax.main --config=configs/folder.py[:METHOD]
         --config.data.data_dir=PATH
 
-PATH is a folder or an archive (.tar, .tar.xz, .tar.gz, .zip) of JPEG, PNG and WebP
-images of any size. val/ should be clean and resemble the test images; without it, a
-fifth of train/ is the validation set. The train set is used as it is. For images of 32
-pixels, add `--config.data.image_size='(32, 32)' --config.augment.crop_size=0
+PATH is a folder or an archive (.tar, .tar.xz, .tar.gz, .zip) with train/<class>/*, and
+optionally val/<class>/* and test/<class>/*; or with <class>/* alone; or with a
+metadata.csv of file_name, label and, optionally, split. Images are of any size and of
+any kind that Pillow reads by itself. val/ should be clean and resemble the test images;
+without it, a fifth of train/ is the validation set. The train set is used as it is.
+--check says what is found and stops. For images of 32 pixels, add
+`--config.data.image_size='(32, 32)' --config.augment.crop_size=0
 --config.model.stem=small`.
 """
 

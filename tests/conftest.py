@@ -4,6 +4,7 @@ import atexit
 import ctypes
 import gc
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import signal
@@ -27,6 +28,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, _folder, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _folder
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+# With libtpu, which tests/aot compile with, JAX would look for a TPU first.
+if importlib.util.find_spec("libtpu"):
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 # A shell lets what it starts in the background ignore it; tests of Ctrl-C need it.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

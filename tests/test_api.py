@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -13,11 +14,12 @@ import numpy as np
 import pytest
 
 import autodo_jax
-from autodo_jax import api, errors, main
 from autodo_jax import config as config_lib
+from autodo_jax import errors, main
 from autodo_jax.data import split
 from autodo_jax.data.sources import arrays
 from autodo_jax.data.sources import digits as digits_source
+from autodo_jax.models import given
 from autodo_jax.train import loop
 from autodo_jax.workdir import files
 from tests.train.prepared import tiny_config
@@ -149,7 +151,7 @@ class Perceptron(nn.Module):
         return getattr(self, self.name_of_head)(self.features(images, train=train))
 
 
-@pytest.mark.parametrize("num_devices", [1, 8])
+@pytest.mark.parametrize("num_devices", [1, 2])
 def test_a_users_own_network_is_trained(digits, num_devices):
     config = tiny_config("autodo_s", epochs=6)
     config.data.imbalance_ratio, config.data.noise_ratio = 1.0, 0.0
@@ -294,8 +296,9 @@ def test_a_workdir_of_another_network_is_refused(digits, tmp_path, model):
 
 
 def fingerprint_of(model, splits):
-    shapes = api.validate_model(model, splits, tiny_config("autodo_s"))
-    return api.fingerprint(model, shapes)
+    num_classes = len(splits.train.class_names)
+    shapes = given.validate_model(model, (8, 8, 1), num_classes, "data")
+    return given.fingerprint(model, shapes)
 
 
 def test_networks_have_names_that_last(digits):
@@ -338,3 +341,25 @@ def test_the_default_configuration_fits_the_images(side, network):
     # Of integers drawn from 0..255.
     np.testing.assert_allclose(config.data.mean, [0.5] * 3, atol=0.05)
     np.testing.assert_allclose(config.data.std, [256 / 255 / 12**0.5] * 3, atol=0.02)
+
+
+def test_features_are_learned_from_and_predicted():
+    rng = np.random.default_rng(1)
+    labels = np.arange(60) % 3
+    features = rng.normal(size=(60, 5)) + 3 * np.eye(3, 5)[labels]
+    train, validation = (features[:45], labels[:45]), (features[45:], labels[45:])
+    config = autodo_jax.config_for(train)
+    config.epochs, config.guard.folds, config.guard.expected_epochs = 2, 0, 1
+    found = autodo_jax.optimize_dataset(
+        train, validation, config=config, progress=False
+    )
+    probability = found.predict(features)
+    np.testing.assert_allclose(probability.sum(axis=1), 1, rtol=1e-5)
+    assert np.mean(probability.argmax(axis=1) == labels) > 0.9
+    logits: Any = found.model.apply(found.variables, features, train=False)
+    np.testing.assert_array_equal(logits.argmax(axis=1), probability.argmax(axis=1))
+    assert found.report.noise_score.shape == (45,)
+    with pytest.raises(ValueError, match="shape \\(4,\\) each, expected \\(5,\\)"):
+        found.predict(features[:, :4])
+    with pytest.raises(ValueError, match="the train features are float64 of shape"):
+        autodo_jax.config_for((features[:0], labels[:0]))

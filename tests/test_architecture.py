@@ -8,7 +8,12 @@ import sys
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "autodo_jax"
-ANYONE = {"errors", "version", "_typing"}  # import nothing of the package
+ANYONE = {
+    "errors",
+    "spreadsheet",
+    "version",
+    "_typing",
+}  # import nothing of the package
 LEAVES = {"implicit", "hyperparams", "augment", "losses", "models", "data", "metrics"}
 LEAVES |= {"distributed", "processes"}
 ALLOWED = {
@@ -22,7 +27,11 @@ ALLOWED = {
     "export": {"export", "data", "workdir"},
     "command_line": {"config", "processes"},
     "main": {"command_line", "processes", "report", "train", "workdir"},
-    "api": {"config", "data", "distributed", "report", "train", "workdir"},
+    "api": {"config", "data", "distributed", "models", "predict", "report", "train"}
+    | {"workdir"},
+    "review": {"review", "data", "export", "workdir"},
+    "export_model": {"export_model", "predict", "workdir"},
+    "predict": {"predict", "data", "distributed", "models", "objective", "workdir"},
 }
 # Within data: the stages in their order, and what they share below them.
 SHARED = {"dataset", "split", "distort", "checks"}
@@ -35,7 +44,9 @@ DATA = {
     "sources": {"sources", "dataset", "images", "split"},
     "batches": {"batches", "dataset"},
     "prepare": {"prepare", "sources"},
-    "run_data": {"sources", *SHARED},
+    "duplicates": {"dataset"},
+    "summary": {"dataset", "duplicates"},
+    "run_data": {"sources", "duplicates", "summary", *SHARED},
 }
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from autodo_jax import command_line
 from autodo_jax import config as config_lib
+from autodo_jax.config import help
 from autodo_jax.processes import Cluster
 from configs import digits, svhn
 
@@ -34,6 +35,20 @@ def test_options_have_the_values_of_their_flags():
     assert options.cluster == Cluster(from_scheduler=True)
     assert options.fields == ("--config.epochs=3",)
     assert parsed() == parsed("--compilation_cache", "--nooverwrite")
+
+
+def test_help_has_every_field_with_its_default_and_its_comment():
+    text = command_line.help_text()
+    known = config_lib.flatten(config_lib.default_config().to_dict())
+    described = {field.name: field for field in help.described()}
+    assert described.keys() == known.keys() - {"method"}
+    for name, field in described.items():
+        assert f"\n  {name} = " in text and field.comment
+        if name not in (*config_lib.METHOD_FIELDS, "augment.num_ops"):
+            assert eval(field.default, {}) == known[name], name
+    assert described["epochs"].comment == "passes over the train set (App. A)"
+    assert "Sizes are shares" in described["data.test_size"].comment
+    assert "gradients; no effect" in described["eval_batch_size"].comment
 
 
 @pytest.mark.parametrize("flag", ["--help", "-help", "-h"])

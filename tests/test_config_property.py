@@ -61,6 +61,7 @@ CHANGES = st.lists(st.sampled_from(DRAWN), min_size=1, max_size=5, unique=True).
 
 def changed_config(changes):
     config = tiny_config("autodo")
+    config.model.depth, config.model.width = 10, 1  # where only the name is drawn
     config.update_from_flattened_dict(changes)
     return config
 

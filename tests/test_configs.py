@@ -14,6 +14,9 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 # Sides of the images as a source gives them, where the file resizes none.
 SIZES = {"digits": 8, "mnist": 28}
 
+# Those of images; tests/train/test_solved.py has the other.
+IMAGES = sorted({path.stem for path in CONFIGS.glob("*.py")} - {"embeddings"})
+
 
 def tiny_source(data, seed):
     """120 random images of ten classes, and 20 for the test."""
@@ -33,7 +36,7 @@ def tiny_source(data, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.py")))
+@pytest.mark.parametrize("name", IMAGES)
 def test_a_config_takes_its_steps(name, monkeypatch):
     config = importlib.import_module(f"configs.{name}").get_config("autodo")
     monkeypatch.setitem(sources.SOURCES, config.data.source, tiny_source)

@@ -48,6 +48,7 @@ def test_data_reweighting(run):
     assert found["noise_auroc"] > 0.9
 
 
+@pytest.mark.slow
 def test_imaml(run):
     found = run("imaml", num_seeds=1, meta_steps=80, num_test_tasks=60)
     for kind in ("new_images", "new_classes"):
@@ -62,6 +63,7 @@ def test_dataset_distillation(run):
     assert found["all_images"] < found["synthetic"]  # Nothing for nothing.
 
 
+@pytest.mark.slow
 def test_equilibrium(run):
     found = run("equilibrium", num_seeds=1, num_steps=100, depths=(2,))
     assert found["gradient_error"] < 1e-10

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from autodo_jax import export, load_dataset_report, main
 from autodo_jax.data.sources import folder
@@ -18,7 +19,7 @@ IDS = [f"train/{name}/{i}.png" for name in ("cat", "dog") for i in range(3)]
 SCORES = np.array([0.9, 0.1, 0.2, 0.1, 0.8, 0.4])
 
 
-def workdir_of(path, data_dir, ids=IDS, source="folder"):
+def workdir_of(path, data_dir, ids=IDS, source="folder", suggested=(1, 0, 0, 1, 0, 0)):
     """The files of a finished run that the export reads."""
     workdir = path / "run"
     workdir.mkdir()
@@ -28,7 +29,7 @@ def workdir_of(path, data_dir, ids=IDS, source="folder"):
         ids=np.array(ids),
         labels=np.array([0, 0, 0, 1, 1, 1]),
         class_names=("cat", "dog"),
-        suggested=np.array([1, 0, 0, 1, 0, 0]),
+        suggested=np.array(suggested),
         confidence=np.ones(6),
         noise_score=SCORES,
         weight=np.ones(1),
@@ -91,7 +92,6 @@ def test_suspects_are_left_out_or_get_their_label(kind, suspects, tmp_path, caps
     ("change", "expected"),
     [
         (lambda run: ["--threshold=1.5"], "expected a number in [0, 1]"),
-        (lambda run: ["--threshold=0"], "'cat' would have no train image left; raise"),
         (lambda run: (run / "dataset.csv").unlink(), "holds no dataset.csv"),
         (lambda run: [f"--to={run}"], "is not empty; pass a new folder"),
         (lambda run: shutil.rmtree(run.parent / "images"), "images does not exist"),
@@ -143,6 +143,99 @@ def test_a_folder_run_is_exported_as_its_report_says(tmp_path, monkeypatch, caps
     threshold = float(np.sort(report.noise_score)[-2])  # one point is above it
     flags = [f"{tmp_path}/run", f"--to={tmp_path}/clean", f"--threshold={threshold}"]
     assert export.main(flags) == 0
-    assert "17 images kept, 0 relabelled, 1 dropped" in capsys.readouterr().out
     left = load(tmp_path / "clean").train.ids
-    assert set(IDS) - set(left) == set(report.id[report.noise_score > threshold])
+    differs = report.suggested_label != report.given_label
+    dropped = set(report.id[(report.noise_score > threshold) & differs])
+    assert set(IDS) - set(left) == dropped
+    said = f"{18 - len(dropped)} images kept, 0 relabelled, {len(dropped)} dropped"
+    assert said in capsys.readouterr().out
+
+
+def files_of(path):
+    names = (each.relative_to(path).as_posix() for each in path.rglob("*.*"))
+    return sorted(name for name in names if name.startswith("train/"))
+
+
+def test_it_says_how_many_of_which_class_and_how_many_should_be_wrong(tmp_path, capsys):
+    workdir = workdir_of(tmp_path, tree(tmp_path))
+    assert export.main([str(workdir), f"--to={tmp_path}/clean"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert lines == [
+        "class cat: 1 dropped, 0 relabelled of 3 train images",
+        "class dog: 1 dropped, 0 relabelled of 3 train images",
+        "by its own probabilities 85 % of the suspects have a wrong label",
+    ]
+
+
+@pytest.mark.parametrize("suspects", ["drop", "relabel"])
+@pytest.mark.parametrize("given", [[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
+def test_no_class_loses_all_its_images(given, suspects, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(f"{__name__}.SCORES", np.full(6, 0.9))
+    workdir = workdir_of(tmp_path, tree(tmp_path), suggested=given)
+    flags = [str(workdir), f"--to={tmp_path}/clean", f"--suspects={suspects}"]
+    assert export.main(flags) == 0
+    out = capsys.readouterr().out
+    left = files_of(tmp_path / "clean")
+    if given[3] or suspects == "drop":
+        assert left == IDS and "class cat is left as it is" in out
+        assert ("class dog is left" in out) == (not given[3])
+    else:  # Each class gets the images of the other.
+        assert all("was-" in name for name in left) and "left as it is" not in out
+
+
+def test_a_suspect_whose_label_is_the_likeliest_is_kept(tmp_path, capsys):
+    workdir = workdir_of(tmp_path, tree(tmp_path))
+    flags = [str(workdir), f"--to={tmp_path}/clean", "--threshold=0"]
+    assert export.main(flags) == 0
+    kept = [IDS[i] for i in (1, 2, 3)]  # The others have another suggested label.
+    assert files_of(tmp_path / "clean") == kept
+
+
+def test_a_review_is_done_instead(tmp_path, capsys):
+    workdir = workdir_of(tmp_path, tree(tmp_path))
+    review = tmp_path / "decided.csv"
+    review.write_text(
+        "id,given_label,decision,new_label\ntrain/cat/0.png,cat,keep,\n"
+        "train/cat/1.png,cat,relabel,dog\ntrain/dog/2.png,dog,drop,\n"
+    )
+    flags = [str(workdir), f"--to={tmp_path}/clean", f"--review={review}"]
+    assert export.main(flags) == 0
+    assert files_of(tmp_path / "clean") == [
+        *("train/cat/0.png", "train/cat/2.png"),
+        *("train/dog/0.png", "train/dog/1.png", "train/dog/was-cat/1.png"),
+    ]
+    assert "16 images kept, 1 relabelled, 1 dropped" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        export.main([*flags, "--threshold=0.4"])
+
+
+def test_of_copies_the_least_suspect_is_kept(tmp_path, capsys):
+    root = tree(tmp_path)
+    with Image.open(root / IDS[1]) as image:
+        image.save(root / "train/dog/1.bmp")  # Of 1.png, which it replaces.
+    (root / IDS[4]).unlink()
+    ids = [*IDS[:4], "train/dog/1.bmp", IDS[5]]
+    workdir = workdir_of(tmp_path, root, ids)
+    flags = [str(workdir), f"--to={tmp_path}/clean", "--threshold=1"]
+    assert export.main([*flags, "--drop_duplicates"]) == 0
+    assert files_of(tmp_path / "clean") == sorted({*ids} - {"train/dog/1.bmp"})
+
+
+def test_the_name_of_a_class_leads_nowhere_else(tmp_path, capsys):
+    root = tree(tmp_path)
+    lines = [f"{name},{'../../x' if 'cat' in name else 'dog'}" for name in IDS]
+    (root / "metadata.csv").write_text("\n".join(["file_name,label", *lines]))
+    shutil.rmtree(root / "val")
+    shutil.rmtree(root / "test")
+    workdir = workdir_of(tmp_path, root)
+    assert export.main([str(workdir), f"--to={tmp_path}/clean"]) == 2
+    assert "'../../x' cannot be the name of a folder" in capsys.readouterr().err
+    assert not (tmp_path / "clean").exists()
+
+
+def test_a_table_that_a_spreadsheet_has_saved_is_read(tmp_path, capsys):
+    workdir = workdir_of(tmp_path, tree(tmp_path))
+    path = workdir / "dataset.csv"
+    path.write_text("\ufeff" + path.read_text().replace(",", ";").replace(".9", ",9"))
+    assert export.main([str(workdir), f"--to={tmp_path}/clean"]) == 0
+    assert "16 images kept, 0 relabelled, 2 dropped" in capsys.readouterr().out

@@ -15,8 +15,12 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from autodo_jax.augment import gather
+
 # A zoom of zero or less has no inverse; Gaussian magnitudes reach it in their tail.
 _MIN_ZOOM = 0.1
+_EXACT = jax.lax.Precision.HIGHEST
+_PART = 1 << 20  # pixels that a TPU reads at once, each with some 100 bytes of indices
 
 
 class Operation(NamedTuple):
@@ -110,7 +114,8 @@ def compose(
     # The last operation is nearest to the output, so its pull map acts first.
     total = maps[0]
     for pull_map in maps[1:]:
-        total = jnp.einsum("bij,bjk->bik", total, pull_map)
+        # TPUs and GPUs would multiply in half precision, which moves pixels.
+        total = jnp.einsum("bij,bjk->bik", total, pull_map, precision=_EXACT)
     return total
 
 
@@ -123,6 +128,25 @@ def resample(images: chex.Array, pull_map: chex.Array) -> chex.Array:
       images: [B, H, W, C].
       pull_map: [B, 3, 3], affine (last row 0, 0, 1).
     """
+    return jax.lax.platform_dependent(
+        images, pull_map, tpu=_resample_in_parts, default=_resample
+    )
+
+
+def _resample_in_parts(images: chex.Array, pull_map: chex.Array) -> chex.Array:
+    """As `_resample`, a part of the images after the other, to bound the memory."""
+    number, height, width = images.shape[:3]
+    sizes = [n for n in range(1, number + 1) if number % n == 0]
+    size = max([n for n in sizes if n * height * width <= _PART], default=1)
+    if size == number:
+        return _resample(images, pull_map)
+    # A backward pass keeps nothing of a part but the images and the map.
+    read = jax.checkpoint(_resample)
+    parts = (x.reshape(-1, size, *x.shape[1:]) for x in (images, pull_map))
+    return jax.lax.map(lambda part: read(*part), tuple(parts)).reshape(images.shape)
+
+
+def _resample(images: chex.Array, pull_map: chex.Array) -> chex.Array:
     height, width = images.shape[1:3]
     y = jnp.arange(height, dtype=pull_map.dtype) - (height - 1) / 2
     x = jnp.arange(width, dtype=pull_map.dtype) - (width - 1) / 2
@@ -141,11 +165,8 @@ def _read(images: chex.Array, x: chex.Array, y: chex.Array) -> chex.Array:
     """Interpolates images [B, H, W, C] at pixels x, y [B, H', W'] inside them."""
     places, across, down = _neighbours(images, x, y)
     across, down = across[..., None], down[..., None]
-    # Whole pixels are gathered from a flat list: XLA's fastest form of a gather on CPU.
-    pixels = images.reshape(-1, images.shape[3])
     (top_left, top_right), (bottom_left, bottom_right) = (
-        [pixels.at[place].get(mode="promise_in_bounds") for place in row]
-        for row in places
+        [gather.pixels(images, place) for place in row] for row in places
     )
     # A fraction of 0 returns the pixel itself, bit for bit.
     top = top_left + across * (top_right - top_left)
@@ -183,17 +204,15 @@ def _slopes(
     places, across, between = _neighbours(images, x, y)
     if along == "y":
         places, between = [[*column] for column in zip(*places, strict=True)], across
-    flat, channels = images.reshape(-1), images.shape[3]
 
-    def slope(c: int) -> chex.Array:
+    def slope(channel: int) -> chex.Array:
         first, second = (
-            flat.at[high * channels + c].get(mode="promise_in_bounds")
-            - flat.at[low * channels + c].get(mode="promise_in_bounds")
+            gather.channel(images, channel, high) - gather.channel(images, channel, low)
             for low, high in places
         )
         return first + between * (second - first)
 
-    return [slope(c) for c in range(channels)]
+    return [slope(channel) for channel in range(images.shape[3])]
 
 
 def _neighbours(

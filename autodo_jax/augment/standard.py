@@ -4,6 +4,7 @@ The random functions are pure functions of one image [H, W, C] in [0, 1]; map th
 keys and images.
 """
 
+import functools
 from collections.abc import Sequence
 
 import chex
@@ -13,12 +14,35 @@ import jax.numpy as jnp
 
 def random_crop(key: chex.PRNGKey, image: chex.Array, *, padding: int) -> chex.Array:
     """Shifts by up to `padding` pixels in each direction; zeros fill the gap."""
-    height, width, channels = image.shape
     padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
     # Cheaper than `randint`, which splits its key and draws twice.
     shift = jax.random.uniform(key, (2,), jnp.float32) * (2 * padding + 1)
-    top, left = shift.astype(int)
-    return jax.lax.dynamic_slice(padded, (top, left, 0), (height, width, channels))
+    return jax.lax.platform_dependent(
+        padded,
+        shift.astype(int),
+        tpu=functools.partial(_choose_window, size=image.shape),
+        default=functools.partial(_slice_window, size=image.shape),
+    )
+
+
+def _slice_window(
+    padded: chex.Array, corner: chex.Array, *, size: tuple[int, ...]
+) -> chex.Array:
+    return jax.lax.dynamic_slice(padded, (*corner, 0), size)
+
+
+def _choose_window(
+    padded: chex.Array, corner: chex.Array, *, size: tuple[int, ...]
+) -> chex.Array:
+    """As `_slice_window`, which a TPU would run image by image."""
+    for axis in range(2):
+        windows = [
+            jax.lax.slice_in_dim(padded, start, start + size[axis], axis=axis)
+            for start in range(padded.shape[axis] - size[axis] + 1)
+        ]
+        start = jnp.clip(corner[axis], 0, len(windows) - 1)
+        padded = jax.lax.select_n(start.astype(jnp.int32), *windows)
+    return padded
 
 
 def random_resized_crop(

@@ -1,5 +1,6 @@
 """Configurations of experiments: their fields, their methods, and their rules."""
 
+from autodo_jax.config.features import use_features
 from autodo_jax.config.fields import (
     MAY_CHANGE,
     default_config,
@@ -32,5 +33,6 @@ __all__ = [
     "method_of",
     "to_fields",
     "to_json",
+    "use_features",
     "validate",
 ]

@@ -50,11 +50,12 @@ def default_config() -> ml_collections.ConfigDict:
     # Steps in one call to the devices, without the host; 0: 1 on CPUs, where a loop is
     # slower, else 16. Streamed data: always 1.
     config.steps_per_dispatch = 0
-    # A run is saved after this many epochs, and after this many minutes; 0: not so.
-    config.checkpoint_every = 0
-    config.checkpoint_minutes = 5.0
+    config.checkpoint_every = 0  # epochs after which a run is saved; 0: not so
+    config.checkpoint_minutes = 5.0  # after which it is saved too; 0: not so
     config.checkpoint_keep = 2  # latest checkpoints kept, besides the best
     config.watchdog_minutes = 5.0  # without a step, until it is reported; 0: never
+    config.save_probabilities = True  # probabilities.npy, of the train points [N, C]
+    config.save_embeddings = False  # embeddings.npy, inputs of the head [N, D]
     config.debug_nans = False  # stop at the operation that makes a NaN; slow
     # Folder for traces of the second epoch and the second with hyper steps; "": none.
     config.profile = ""
@@ -64,6 +65,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.model = _model()
     config.task = _task()
     config.hyper = _hyper()
+    config.guard = _guard()
     apply_method(config, "autodo")
     return config
 
@@ -72,18 +74,29 @@ def _data() -> ml_collections.ConfigDict:
     data = ml_collections.ConfigDict()
     data.source = "digits"  # a key of data.sources.SOURCES
     data.data_dir = ""  # where the data is; "": TFDS's own default, not for folder
+    # folder: a table of labels beside or instead of class folders, below data_dir or
+    # anywhere; "": metadata.csv, if there is one. Its columns; split may be absent.
+    data.labels = ""
+    data.file_column = "file_name"  # paths below the folder of the table
+    data.label_column = "label"  # of a class name
+    data.split_column = "split"  # train, val or test, or another name of these
+    # folder: the table of a review, or that of a run with given_label edited; "": none.
+    data.corrections = ""
     data.extra = False  # svhn: its extra set joins the train set
     data.image_size = ()  # (height, width) images are resized to; (): as they are
     data.resize = "crop"  # crop: keeps the aspect, cuts to the centre; or stretch
+    # Of an image; larger JPEGs are decoded at a smaller scale where they are resized.
+    data.max_pixels = 2**26
+    data.skip_unreadable = False  # leave out images that cannot be read, and say so
     # Large sets: decode each image when its batch needs it, instead of all beforehand.
     data.stream = False
     data.num_workers = 0  # processes that decode streamed images; 0: threads instead
     data.max_train_points = 0  # a stratified part of the train images; 0: all
     data.max_test_points = 0  # a stratified part of the test images; 0: all
     # Sizes are shares of the points below 1, else numbers of points.
-    data.test_size = 0.25  # where the source has no test set
+    data.test_size = 0.25  # where the source has no test set; 0: none
     data.validation_size = 0.2  # of the points not in the test set (Sec. 5.1)
-    # Whether a source's own validation set may have images of its train set.
+    # Whether the parts that a user brings may share images.
     data.allow_overlap = False
     # Points that theta learns from: train; or, without Lambda, the clean validation set
     # alone (validation), or both; set by the method.
@@ -134,6 +147,7 @@ def _model() -> ml_collections.ConfigDict:
     model.width = 10  # of wide_resnet, factor of the channels (Sec. 5.1)
     model.stem = "small"  # of resnet: small images, or imagenet (7x7 and pooling)
     model.widths = (32, 64, 64)  # of small_cnn, channels of each stage
+    model.hidden = 256  # of hidden_layer, units
     model.activation = "celu"  # a key of models.ACTIVATIONS; Eq. 4 needs C^1 (App. A)
     model.module = ""  # of optimize_dataset: which network was given instead
     model.dtype = "float32"  # of the encoder's computation: float32 or bfloat16
@@ -146,6 +160,15 @@ def _task() -> ml_collections.ConfigDict:
     task.momentum = 0.9  # Nesterov (App. A)
     task.weight_decay = 1e-4  # of all parameters (App. A)
     task.clip_norm = 0.0  # largest global norm of a gradient; 0: unbounded
+    # Heads of given features are solved, not stepped: until the norm of the gradient is
+    # this share of that at the start of the run.
+    task.tolerance = 1e-3
+    # Variance that L2 leaves a logit a priori, instead of task.weight_decay: it is then
+    # D / (variance * points), of kernels only. 0: task.weight_decay. Of solved heads.
+    task.prior_variance = 0.0
+    # Last epochs in which theta also learns from the clean set, with Lambda still; 0:
+    # never (App. A). A solved head learns from it in its last solve, if this is not 0.
+    task.joined_epochs = 0
     return task
 
 
@@ -157,7 +180,9 @@ def _hyper() -> ml_collections.ConfigDict:
     hyper.frozen = False  # keep Lambda at its start: the control of a learned row
     hyper.theta = "head"  # theta of Eq. 5: head (App. A), or all parameters
     hyper.start_epoch = 50  # E, epochs before the outer loop starts (App. A)
-    hyper.learning_rate = 0.05  # peak; ImageNet 0.01 (App. A)
+    # Peak; ImageNet 0.01 (App. A). Of solved heads: the root mean square of the first
+    # update of each table.
+    hyper.learning_rate = 0.05
     hyper.solver = "neumann"  # neumann, conjugate_gradient or identity (T1-T2, DARTS)
     hyper.num_terms = 5  # T: products of the solve (App. A); 0: as identity
     hyper.step_size = 0.01  # a < 2 / lambda_max of the Neumann series
@@ -169,6 +194,18 @@ def _hyper() -> ml_collections.ConfigDict:
     hyper.smoothing = 0.1  # alpha of the soft labels at the start, in (0, 1) (App. A)
     hyper.symmetric_kl = True  # loss to soft labels; False: KL(y^S || p) (Sec. 4.2)
     return hyper
+
+
+def _guard() -> ml_collections.ConfigDict:
+    guard = ml_collections.ConfigDict()  # against a Lambda that overfits the clean set
+    # Parts of the clean set; 0: Lambda is learned to the end (App. A). Each part in
+    # turn judges a Lambda learned without it, and together they choose the number of
+    # outer steps. Of solved heads.
+    guard.folds = 0
+    # Epoch, from 0, whose Lambda is taken unless one is better by a standard error.
+    guard.expected_epochs = 9
+    guard.patience = 0  # epochs without a better Lambda until it is stopped; 0: all
+    return guard
 
 
 def to_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:

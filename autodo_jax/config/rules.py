@@ -57,6 +57,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _check_images(config.data)
     _check_train_on(config)
     _check_operations(config)
+    _check_head(config)
+    _check_guard(config)
     learns = has_hyperparams(config.hyper) and not config.hyper.frozen
     if learns and config.hyper.start_epoch >= config.epochs:
         _refuse(
@@ -83,6 +85,11 @@ _SIZE = (
     lambda v: 0 < v < 1 or (v >= 1 and v == int(v)),
     "a share in (0, 1) or a number of points",
 )
+_SIZE_OR_NONE = (
+    lambda v: 0 <= v < 1 or v == int(v) >= 1,
+    "a share in (0, 1), a number of points, or 0 for none",
+)
+_PILLOW_PIXELS = 178_956_970  # the bound that Pillow has of its own
 _DECAY = (lambda v: 0 <= v < 1, "a number in [0, 1)")
 
 _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -96,7 +103,11 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "checkpoint_minutes": _AT_LEAST_0,
     "checkpoint_keep": _AT_LEAST_1,
     "watchdog_minutes": _AT_LEAST_0,
-    "data.test_size": _SIZE,
+    "data.max_pixels": (
+        lambda v: 1 <= v <= _PILLOW_PIXELS,
+        f"a number of pixels in [1, {_PILLOW_PIXELS:,}]",
+    ),
+    "data.test_size": _SIZE_OR_NONE,
     "data.validation_size": _SIZE,
     "data.num_workers": _AT_LEAST_0,
     "data.max_train_points": _AT_LEAST_0,
@@ -112,16 +123,23 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "augment.gate_probability": _PROPER_SHARE,
     "model.depth": _AT_LEAST_1,
     "model.width": _AT_LEAST_1,
+    "model.hidden": _AT_LEAST_1,
     "task.learning_rate": _POSITIVE,
     "task.momentum": _DECAY,
     "task.weight_decay": _AT_LEAST_0,
     "task.clip_norm": _AT_LEAST_0,
+    "task.tolerance": _PROPER_SHARE,
+    "task.prior_variance": _AT_LEAST_0,
+    "task.joined_epochs": _AT_LEAST_0,
     "hyper.start_epoch": _AT_LEAST_0,
     "hyper.learning_rate": _POSITIVE,
     "hyper.num_terms": _AT_LEAST_0,
     "hyper.step_size": _POSITIVE,
     "hyper.max_update": _AT_LEAST_0,
     "hyper.smoothing": _PROPER_SHARE,
+    "guard.folds": (lambda v: v == 0 or v >= 2, "0, or a number >= 2"),
+    "guard.expected_epochs": _AT_LEAST_0,
+    "guard.patience": _AT_LEAST_0,
 }
 
 CHOICES = {
@@ -173,6 +191,54 @@ def _check_train_on(config: ml_collections.ConfigDict) -> None:
     if config.data.outer_set != "validation":
         expected = f"train with data.outer_set={config.data.outer_set}"
         _refuse("data.train_on", train_on, expected)
+
+
+def _check_head(config: ml_collections.ConfigDict) -> None:
+    """Refuses what the solved head of given features does not have, and vice versa."""
+    if config.model.name not in models.HEADS:
+        if config.data.source == "embeddings":
+            _refuse(
+                "model.name", config.model.name, f"one of {', '.join(models.HEADS)}"
+            )
+        if config.task.prior_variance:
+            _refuse("task.prior_variance", config.task.prior_variance, "0 of steps")
+        return
+    needed = {
+        "hyper.augment": "none",
+        "augment.policy": "none",
+        "hyper.theta": "all",
+        "hyper.solver": "conjugate_gradient",
+        "hyper.symmetric_kl": False,  # The inner problem is convex without it.
+        "hyper.start_epoch": 0,
+        "data.stream": False,
+        "data.image_size": (),
+    }
+    for name, value in needed.items():
+        given = get(config, name)
+        if given != value:
+            expected = f"{value!r} for features, which have no images and are solved"
+            _refuse(name, given, expected, "use autodo, autodo_s or autodo_w")
+
+
+def _check_guard(config: ml_collections.ConfigDict) -> None:
+    """Refuses a guard without a clean set of its own, and phases that do not fit."""
+    joined, guard = config.task.joined_epochs, config.guard
+    for name, value in (
+        ("task.joined_epochs", joined),
+        ("guard.folds", guard.folds),
+    ):
+        if value and config.data.outer_set != "validation":
+            _refuse(name, value, f"0 with data.outer_set={config.data.outer_set}")
+    learns = has_hyperparams(config.hyper) and not config.hyper.frozen
+    if config.model.name in models.HEADS:
+        return
+    if guard.folds:
+        _refuse("guard.folds", guard.folds, "0 of a network that is not a solved head")
+    if joined and config.data.train_on != "train":
+        _refuse("task.joined_epochs", joined, f"0 of {config.method}")
+    first = config.hyper.start_epoch if learns else 0
+    if joined and first + joined >= config.epochs:
+        _refuse("task.joined_epochs", joined, f"less than {config.epochs - first}")
 
 
 def _check_images(data: ml_collections.ConfigDict) -> None:

@@ -1,44 +1,43 @@
 """Checks of the points of a source, made once before training."""
 
 import collections
-import hashlib
-from collections.abc import Iterator
 
 import numpy as np
 
 from autodo_jax.data.dataset import Dataset, SourceSplits
 from autodo_jax.data.images.decode import check_size
-from autodo_jax.data.images.lazy import LazyImages
 from autodo_jax.errors import DataError
 
+_BLOCK = 65536  # rows of features that are checked at once
 
-def check(parts: SourceSplits, *, channels: int, allow_overlap: bool = False) -> None:
+
+def check(parts: SourceSplits, *, channels: int) -> None:
     """Refuses points that cannot be trained on.
 
     Args:
       parts: as loaded.
       channels: of the images.
-      allow_overlap: whether the source's own validation set may have images of the
-        train set. Neither a validation set that is split from the train set nor images
-        that are not in memory are checked for this.
 
     Raises:
       DataError: no points; images that are not uint8 [N, H, W, channels], or differ in
-        size from the train set; labels that are not integers in 0..C-1, one for each
-        image; ids that are not unique; a class without a train point; a validation
-        image that is also a train image.
+        size from the train set; features that are not finite floats [N, D]; labels that
+        are not integers in 0..C-1, one for each image; ids that are not unique; a class
+        without a train point.
     """
     named = {"train": parts.train, "validation": parts.validation, "test": parts.test}
     for name, part in named.items():
         # The test set may be empty.
-        if part is not None and (name != "test" or len(part.labels)):
-            _check_part(name, part, channels)
+        if part is None or (name == "test" and not len(part.labels)):
+            continue
+        if parts.train.has_features:
+            _check_features(name, part, parts.train.images.shape[1])
+        else:
+            _check_images(name, part, channels)
             names = str(part.ids[0]), str(parts.train.ids[0])
             shapes = part.images.shape[1:], parts.train.images.shape[1:]
             check_size(names[0], shapes[0], names[1], shapes[1])
+        _check_labels(name, part)
     check_classes("train", parts.train, "add some", "leave out the class")
-    if parts.validation is not None and not allow_overlap:
-        _check_overlap(parts.train, parts.validation)
 
 
 def check_classes(name: str, part: Dataset, *advice: str) -> None:
@@ -53,8 +52,27 @@ def check_classes(name: str, part: Dataset, *advice: str) -> None:
         )
 
 
-def _check_part(name: str, part: Dataset, channels: int) -> None:
-    images, labels, ids = part.images, part.labels, part.ids
+def _check_features(name: str, part: Dataset, width: int) -> None:
+    features = part.images
+    shape = tuple(features.shape)
+    if len(shape) != 2 or not all(shape) or shape[1] != width:
+        raise DataError(
+            f"the {name} features have shape {shape}, expected [N, {width}], with at "
+            "least 1 point, as those of the train set have"
+        )
+    if not np.issubdtype(features.dtype, np.floating):
+        raise DataError(f"the {name} features are {features.dtype}, expected floats")
+    for start in range(0, shape[0], _BLOCK):  # They may be on the disk.
+        is_finite = np.isfinite(features[start : start + _BLOCK]).all(axis=1)
+        if not is_finite.all():
+            row = start + int(np.argmin(is_finite))
+            raise DataError(
+                f"the {name} features of point {part.ids[row]} are not finite"
+            )
+
+
+def _check_images(name: str, part: Dataset, channels: int) -> None:
+    images = part.images
     shape = tuple(images.shape)
     if len(shape) != 4 or not all(shape):
         raise DataError(
@@ -72,11 +90,16 @@ def _check_part(name: str, part: Dataset, channels: int) -> None:
             f"config.data.std have {channels}",
             "pass one number for each channel",
         )
+
+
+def _check_labels(name: str, part: Dataset) -> None:
+    labels, ids, num_points = part.labels, part.ids, len(part.images)
     for what, values in (("labels", labels), ("ids", ids)):
-        if values.shape != shape[:1]:
+        if values.shape != (num_points,):
+            kind = "point" if part.has_features else "image"
             raise DataError(
-                f"there are {what} of shape {values.shape} for {shape[0]} {name} "
-                f"images, expected [{shape[0]}], one for each image"
+                f"there are {what} of shape {values.shape} for {num_points} {name} "
+                f"{kind}s, expected [{num_points}], one for each {kind}"
             )
     if not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"the {name} labels are {labels.dtype}, expected integers")
@@ -91,28 +114,3 @@ def _check_part(name: str, part: Dataset, channels: int) -> None:
         raise DataError(
             f"{count} {name} points have the id {twice}", "ids must be unique"
         )
-
-
-def _check_overlap(train: Dataset, validation: Dataset) -> None:
-    parts = (train, validation)
-    if any(isinstance(part.images, LazyImages) for part in parts):
-        return  # Reading all streamed images would take too long.
-    known = dict(_digests(train))
-    both = [
-        (known[digest], name)
-        for digest, name in _digests(validation)
-        if digest in known
-    ]
-    if both:
-        raise DataError(
-            f"{len(both)} of {len(validation.ids)} validation images are in the train "
-            f"set too, {both[0][1]} as {both[0][0]}",
-            "move them out of one of the sets",
-            "pass <config.data.allow_overlap=True>",
-        )
-
-
-def _digests(part: Dataset) -> Iterator[tuple[bytes, str]]:
-    """Yields a digest of each image, and its id."""
-    for image, name in zip(part.images, part.ids, strict=True):
-        yield hashlib.blake2b(image.tobytes(), digest_size=16).digest(), str(name)

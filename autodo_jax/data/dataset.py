@@ -1,6 +1,7 @@
 """Data sets as a source returns them.
 
-Images are uint8 [N, H, W, C]; labels int32 [N] in 0..C-1.
+Images are uint8 [N, H, W, C], or features of them, floats [N, D]; labels int32 [N] in
+0..C-1.
 """
 
 from typing import Any, NamedTuple
@@ -13,16 +14,24 @@ from autodo_jax.data.images.lazy import LazyImages
 class Dataset(NamedTuple):
     """Images with labels; `ids` identify the points across formats and machines."""
 
-    images: np.ndarray | LazyImages  # uint8 [N, H, W, C]; lazy for data.stream
+    # uint8 [N, H, W, C], lazy for data.stream; or features, floats [N, D]
+    images: np.ndarray | LazyImages
     labels: np.ndarray  # int32 [N]
     ids: np.ndarray  # str [N]
     class_names: tuple[str, ...]
+    # What its source says of it: (subject, text), as ("left out", "2 unreadable").
+    notes: tuple[tuple[str, str], ...] = ()
 
     def pixels(self) -> np.ndarray:
-        """Returns the images in memory, uint8 [N, H, W, C]."""
+        """Returns the images in memory, uint8 [N, H, W, C]; or features [N, D]."""
         if isinstance(self.images, np.ndarray):
             return self.images
         return self.images.decode(np.arange(len(self.labels)))
+
+    @property
+    def has_features(self) -> bool:
+        """True where the points are features instead of images."""
+        return len(self.images.shape) == 2
 
     def take(self, index: np.ndarray) -> "Dataset":
         """Returns the points `index`, in its order."""

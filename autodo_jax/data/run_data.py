@@ -6,8 +6,10 @@ import hashlib
 import ml_collections
 import numpy as np
 
-from autodo_jax.data import checks, distort, sources, split
+from autodo_jax.data import checks, distort, duplicates, sources, split, summary
 from autodo_jax.data.dataset import Dataset, SourceSplits
+from autodo_jax.data.sources import tfds
+from autodo_jax.data.summary import Summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,7 @@ class RunData:
     clean_labels: np.ndarray  # [N], of the train set before labels were changed
     num_classes: int
     is_named: bool  # the ids name files or points of a data set, not positions
+    summary: Summary  # of the data before labels were changed
 
     @property
     def is_flipped(self) -> np.ndarray:
@@ -62,14 +65,20 @@ def create(config: ml_collections.ConfigDict, parts: SourceSplits) -> RunData:
       DataError: points that cannot be used; a class with too few.
     """
     data = config.data
-    checks.check(parts, channels=len(data.mean), allow_overlap=data.allow_overlap)
+    checks.check(parts, channels=len(data.mean))
+    found = duplicates.find(parts)
+    # Published data sets are taken as they are; what they share is said.
+    if found is not None and not data.allow_overlap and data.source not in tfds.NAMES:
+        duplicates.refuse_overlaps(parts, found.overlaps)
     num_classes = len(parts.train.class_names)
     train, validation, test = split.stratified_split(
         parts,
         test_size=data.test_size,
         validation_size=data.validation_size,
         seed=config.seed,
+        copies=None if found is None else found.copies,
     )
+    described = summary.summarize(parts, (train, validation, test), found)
     if data.outer_set == "train":
         train = train.join(validation)
     rng = np.random.default_rng(config.seed)
@@ -90,5 +99,6 @@ def create(config: ml_collections.ConfigDict, parts: SourceSplits) -> RunData:
         fit=fit,
         clean_labels=clean_labels,
         num_classes=num_classes,
-        is_named=data.source != "arrays",
+        is_named=data.source not in ("arrays", "embeddings"),
+        summary=described,
     )

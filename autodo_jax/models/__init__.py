@@ -10,12 +10,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from autodo_jax.models import resnet, small_cnn, wide_resnet
+from autodo_jax.models.feature_head import FeatureHead
 from autodo_jax.models.network import Activation, Network
 from autodo_jax.models.resnet import ResNet
 from autodo_jax.models.small_cnn import SmallCNN
 from autodo_jax.models.wide_resnet import WideResNet
 
-NAMES = ("small_cnn", "wide_resnet", "resnet")
+# The last two are heads, of features that are given in place of images.
+NAMES = ("small_cnn", "wide_resnet", "resnet", "linear", "hidden_layer")
+HEADS = ("linear", "hidden_layer")
 # All but ReLU are continuously differentiable, which Eq. 4 needs.
 ACTIVATIONS: dict[str, Activation] = {
     "celu": nn.celu,
@@ -61,6 +64,9 @@ def create(config: Any, num_classes: int, axis_name: str | None = None) -> Netwo
             f"`model.activation` must be one of {(*ACTIVATIONS,)}, got "
             f"{config.activation!r}."
         )
+    if config.name in HEADS:
+        hidden = config.hidden if config.name == "hidden_layer" else 0
+        return FeatureHead(num_classes, hidden, ACTIVATIONS[config.activation])
     options: dict[str, Any] = {
         "activation": ACTIVATIONS[config.activation],
         "dtype": jnp.dtype(config.dtype),

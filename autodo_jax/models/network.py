@@ -123,6 +123,15 @@ def norm(dtype: DTypeLike, axis_name: str | None) -> nn.BatchNorm:
     return nn.BatchNorm(momentum=0.9, dtype=dtype, axis_name=axis_name)
 
 
+def linear_head(num_classes: int) -> nn.Dense:
+    """Returns the last layer, in full float32 precision on all platforms.
+
+    Eq. 5 is solved in its parameters: at the default precision of TPUs and of recent
+    GPUs, its products would round to half precision, and the residuals with them.
+    """
+    return nn.Dense(num_classes, precision=jax.lax.Precision.HIGHEST)
+
+
 def widen(x: chex.Array) -> chex.Array:
     """Returns x in float32, or in its own dtype if wider, as a head takes it."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

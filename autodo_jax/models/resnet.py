@@ -9,7 +9,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from autodo_jax.models.network import Activation, Network, conv, norm, widen
+from autodo_jax.models.network import (
+    Activation,
+    Network,
+    conv,
+    linear_head,
+    norm,
+    widen,
+)
 
 # Blocks of each group, by depth; those of depth 50 are bottlenecks.
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -98,7 +105,7 @@ class ResNet(Network):
             for group, num_blocks in enumerate(DEPTHS[self.depth])
             for i in range(num_blocks)
         ]
-        self.head = nn.Dense(self.num_classes)
+        self.head = linear_head(self.num_classes)
 
     def features(self, images: chex.Array, *, train: bool) -> chex.Array:
         x = self.conv(images)

@@ -7,7 +7,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from autodo_jax.models.network import Activation, Network, convolve_patches, norm, widen
+from autodo_jax.models.network import (
+    Activation,
+    Network,
+    convolve_patches,
+    linear_head,
+    norm,
+    widen,
+)
 
 
 def check_widths(widths: Sequence[int]) -> None:
@@ -50,10 +57,10 @@ class SmallCNN(Network):
             for stage, width in enumerate(self.widths)
         ]
         self.norms = [norm(self.dtype, self.axis_name) for _ in self.widths]
-        self.head = nn.Dense(self.num_classes)
+        self.head = linear_head(self.num_classes)
 
     def features(self, images: chex.Array, *, train: bool) -> chex.Array:
         x = images
         for conv, norm_ in zip(self.convs, self.norms, strict=True):
             x = self.activation(norm_(conv(x), use_running_average=not train))
-        return widen(x.reshape(len(x), -1))
+        return widen(x.reshape(x.shape[0], -1))

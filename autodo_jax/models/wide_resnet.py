@@ -5,7 +5,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from autodo_jax.models.network import Activation, Network, conv, norm, widen
+from autodo_jax.models.network import (
+    Activation,
+    Network,
+    conv,
+    linear_head,
+    norm,
+    widen,
+)
 
 _INIT = nn.initializers.he_normal()
 
@@ -78,7 +85,7 @@ class WideResNet(Network):
             for i in range((self.depth - 4) // 6)
         ]
         self.norm = norm(self.dtype, self.axis_name)
-        self.head = nn.Dense(self.num_classes)
+        self.head = linear_head(self.num_classes)
 
     def features(self, images: chex.Array, *, train: bool) -> chex.Array:
         x = self.stem(images)

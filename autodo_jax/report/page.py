@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 
 from autodo_jax.errors import RunFilesError
-from autodo_jax.report import points, predictions, training
+from autodo_jax.report import data, points, predictions, training
 from autodo_jax.report.section import Section
 from autodo_jax.version import __version__
 from autodo_jax.workdir import files
@@ -58,16 +58,18 @@ def write_page(workdir: pathlib.Path) -> pathlib.Path:
 def _sections(run: runs.Run) -> list[Section]:
     records, control = run.records(), run.control()
     dataset, shown = run.dataset(), run.shown()
+    # What is wrong with the data, how good the network is, then how it was learned.
     return [
         training.summary(run, records, control),
-        training.curves(run, records),
-        training.solver(records),
+        data.found(run),
+        points.suspects(run, dataset, shown),
+        predictions.classes(run, control, shown),
         predictions.confusion(shown),
         predictions.embedding(shown),
-        predictions.classes(run, control, shown),
         points.weights(run, dataset),
         points.augmentation(run, dataset),
-        points.suspects(run, dataset, shown),
+        training.curves(run, records),
+        training.solver(records),
     ]
 
 

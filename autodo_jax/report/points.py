@@ -11,7 +11,6 @@ from autodo_jax.workdir.dataset_report import DatasetReport
 from autodo_jax.workdir.report_data import ReportData
 from autodo_jax.workdir.run import Run
 
-_SUSPECT = 0.5  # suspects have a higher noise score, as in docs/dataset-report.md
 _FROZEN = "Lambda is kept at its start in this run"
 
 
@@ -69,15 +68,19 @@ def suspects(
     section = ("suspects", "Suspicious labels")
     if dataset is None or shown is None:
         return Section(*section, UNFINISHED)
-    is_suspect = dataset.noise_score > _SUSPECT
+    is_suspect = dataset.is_suspect
     cards = _cards(dataset, shown)
     text = (
         "The noise score is the probability that the network gives to all classes but "
-        f"the given one. {is_suspect.sum():,} of {len(is_suspect):,} train points have "
-        f"a score above {_SUSPECT}; {files.DATASET} lists all points."
+        f"the given one. {is_suspect.sum():,} of {len(is_suspect):,} train points are "
+        "suspects: corrected by what it says of the clean validation set, it holds "
+        f"another label for likelier. {files.DATASET} lists all points."
     )
+    expected = (run.result or {}).get("expected_wrong_labels")
+    if expected is not None:
+        text += f" About {expected:,.0f} labels are expected to be wrong."
     if cards:
-        text += f" The {len(cards)} with the highest scores are below, worst first"
+        text += f" The {len(cards)} worst are below"
         if cards[0].augmented.size:
             kind = "its learned augmentation" if run.learns else "the augmentation"
             text += f", each with draws of {kind}"

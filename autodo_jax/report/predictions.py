@@ -72,13 +72,13 @@ def classes(run: Run, control: Run | None, shown: ReportData | None) -> Section:
     section = ("classes", "Errors by class")
     if run.result is None or shown is None or not len(shown.test_labels):
         return Section(*section, UNFINISHED if run.result is None else "No test set.")
-    errors = np.array(run.result["class_error"])
+    errors = np.array([*run.result["class_error"].values()])
     worst = np.argsort(-np.nan_to_num(errors), kind="stable")[: figures.MAX_CLASSES]
     chosen = np.sort(worst)
     values = {"this run": errors[chosen].tolist()}
     text = "Errors on the test set, in percent."
     if control is not None and control.result is not None:
-        others = np.array(control.result["class_error"])
+        others = np.array([*control.result["class_error"].values()])
         values[kind_of(control)] = others[chosen].tolist()
     if len(chosen) < len(errors):
         text += f" Only the {len(chosen)} worst classes of {len(errors)} are shown."

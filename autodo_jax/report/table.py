@@ -65,7 +65,7 @@ def summarize(values: Sequence[float]) -> Summary:
 
 def rare_class_error(result: Mapping[str, Any]) -> float:
     """Returns the mean error of the upper half of the classes, the rare ones."""
-    errors = result["class_error"]
+    errors = [*result["class_error"].values()]
     return float(np.mean(errors[len(errors) // 2 :]))
 
 

@@ -31,6 +31,16 @@ def summary(run: Run, records: Records, control: Run | None) -> Section:
             " The network learns from the validation set, whose error is therefore too "
             "low."
         )
+    elif run.config.get("task.joined_epochs") and "lambda_stop" not in run.result:
+        text += (
+            " In its last epochs the network learns from the validation set too, whose "
+            "error is then too low."
+        )
+    if "lambda_stop" in run.result:
+        text += (
+            f" {run.result['lambda_stop']}. The validation error is that of clean "
+            "points which Lambda was not learned from."
+        )
     if control is not None and control.result is not None:
         results[kind_of(control)] = control.result
         text += (
@@ -109,9 +119,11 @@ def curves(run: Run, records: Records) -> Section:
         text = (
             "The train loss includes weights and soft labels, so it may rise while "
             "they are learned. The outer loss is that of the validation batches in the "
-            "steps that learn Lambda."
+            "steps that learn Lambda. Where it falls and the loss of held-out clean "
+            "points does not, Lambda learns the clean points by heart."
         )
     losses = {"train_loss": "train", "val_loss": "validation", "outer_loss": "outer"}
+    losses["held_out_loss"] = "held-out clean points, calibrated"
     errors = {"val_error": "validation", "test_error": "test"}
     return Section(
         "curves",

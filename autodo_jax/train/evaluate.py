@@ -76,11 +76,28 @@ def compute_features(
     return jnp.concatenate(found) if len(found) > 1 else found[0]
 
 
+def log_probabilities(setup: Setup, state: TrainState, part: str) -> np.ndarray:
+    """Returns the logarithms of the classes' probabilities, [N, C], of all points."""
+    found = _outputs(
+        setup, setup.steps.log_probabilities, state, part, setup.config.epochs
+    )
+    labels = getattr(setup.data.splits, part).labels
+    return np.concatenate(jax.device_get(found))[: len(labels)]
+
+
+def of_log_probabilities(values: np.ndarray, labels: np.ndarray) -> metrics.Evaluation:
+    """Returns the evaluation of points by their log probabilities [N, C]."""
+    rows = np.arange(len(labels))
+    predictions = np.argmax(values, axis=1)
+    confidences = np.exp(values[rows, predictions])
+    return metrics.Evaluation(-values[rows, labels], predictions, confidences, labels)
+
+
 def use_features(points: Points, features: chex.Array | None) -> Points:
     """Returns the points with features, if given, in place of images."""
     if features is None or not isinstance(points, IndexedBatch):
         return points
-    return points._replace(images=features)
+    return points._replace(images=features, image_shape=None)
 
 
 def features_of(setup: Setup, state: TrainState, points: Dataset) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import pathlib
 import signal
 import time
@@ -16,7 +17,7 @@ from autodo_jax import config as config_lib
 from autodo_jax import processes
 from autodo_jax._typing import Metrics
 from autodo_jax.errors import AutodoError, Interrupted, RunError
-from autodo_jax.train import evaluate
+from autodo_jax.train import evaluate, fit, guard, solved
 from autodo_jax.train.checkpoint_schedule import CheckpointSchedule
 from autodo_jax.train.progress import EpochProgress
 from autodo_jax.train.run_log import MAX_IN_FLIGHT, RunLog, divergence_error
@@ -28,6 +29,9 @@ from autodo_jax.workdir import files
 
 AfterStep = Callable[[TrainState, RunLog], None]
 Warn = Callable[[AutodoError], None]
+
+
+_GUESSING_EPOCH = 5  # by which a network knows more than nothing
 
 
 def run(
@@ -48,9 +52,9 @@ def run(
 
     Raises:
       DataError: streamed images that cannot be read.
-      RunError: a loss, gradient or Lambda that is not finite; a linear solve that
-        diverges, where that is to stop the run; a folder for the profile that cannot be
-        made; a checkpoint of other data.
+      RunError: steps that do not fit the devices; a loss, gradient or Lambda that is
+        not finite; a linear solve that diverges, where that is to stop the run; a
+        folder for the profile that cannot be made; a checkpoint of other data.
       CheckpointError, WriteError: files that cannot be written; a checkpoint that
         cannot be read.
       Interrupted: SIGTERM or SIGINT; the state is saved.
@@ -61,6 +65,8 @@ def run(
     if processes.is_first():
         files.write_config(workdir, config_lib.to_json(config))
         _make_profile_folder(config.profile)
+        text = files.to_json(setup.data.summary._asdict(), indent=2) + "\n"
+        files.write_text(workdir / files.DATA, text)
     with (
         jax.debug_nans(config.debug_nans),
         progress,
@@ -70,6 +76,9 @@ def run(
         processes.stop_requests() as stop_requested,
         processes.Watchdog(60 * config.watchdog_minutes) as watchdog,
     ):
+        memory = None if setup.solves else fit.check(setup, state)
+        if memory:
+            progress.message(memory)
         state, log = schedule.restore(state, setup.data.fingerprint())
         progress.start(log.epoch)
 
@@ -90,9 +99,10 @@ def run(
 
         _write_records(workdir, log)
         with TensorBoard(workdir, log.records) as board:
-            while log.epoch < config.epochs:  # line 2
+            epoch_of = run_epoch if setup.solves is None else solved.run_epoch
+            while log.epoch < config.epochs and not log.is_stopped:  # line 2
                 with _profiled(config, setup.plan.start_epoch, log.epoch):
-                    state, record = run_epoch(
+                    state, record = epoch_of(
                         setup, state, log, after_step=after_step, warn=progress.warn
                     )
                 log.end_epoch(record)
@@ -100,6 +110,10 @@ def run(
                 board.add_epoch(record)
                 schedule.after_epoch(state, log)
                 progress.update(record)
+                if record["epoch"] == _GUESSING_EPOCH:
+                    _warn_of_guessing(setup, record, progress.warn)
+            if "lambda_epoch" in log.records[-1]:
+                progress.message(guard.explain(log.records))
             schedule.save(state, log, and_wait=True)
             return finish(setup, state, log, workdir, board)
 
@@ -163,6 +177,19 @@ def run_epoch(
     }
 
 
+def _warn_of_guessing(setup: Setup, record: dict[str, Any], warn: Warn) -> None:
+    guessing = math.log(setup.data.num_classes)
+    if record["val_loss"] > guessing:
+        warn(
+            AutodoError(
+                f"warning: after {record['epoch']} epochs the validation loss is "
+                f"{record['val_loss']:.2f}, above {guessing:.2f}, that of guessing",
+                "lower <config.task.learning_rate>",
+                "set <config.task.clip_norm=1>",
+            )
+        )
+
+
 def _make_profile_folder(folder: str) -> None:
     """Creates the folder now, since a failure later would end the training."""
     if not folder:
@@ -201,8 +228,10 @@ def _run_phase(
 
     `features` of the validation points, in a hyper phase, save their forward passes.
     """
+    is_joined = setup.plan.is_joined(log.epoch)
+    task = setup.steps.joined if is_joined else setup.steps.task
     steps: dict[str, tuple[Callable[..., tuple[TrainState, Metrics]], Any]] = {
-        "task": (setup.steps.task, setup.task_key),
+        "task": (task, setup.task_key),
         "hyper": (setup.steps.hyper, setup.hyper_key),
     }
     step, key = steps[phase]

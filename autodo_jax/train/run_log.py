@@ -63,6 +63,11 @@ class RunLog:
         """The current epoch, from 0."""
         return len(self.records)
 
+    @property
+    def is_stopped(self) -> bool:
+        """True where the last epoch said that no other is worth its time."""
+        return bool(self.records) and bool(self.records[-1].get("stopped"))
+
     def seconds(self) -> float:
         """Seconds of training, over all starts."""
         return self.former_seconds + time.monotonic() - self._start

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import chex
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
@@ -16,17 +17,24 @@ from autodo_jax import config as config_lib
 from autodo_jax import distributed, models, objective
 from autodo_jax.data import run_data
 from autodo_jax.data.batches import streamed
-from autodo_jax.data.batches.batch import Batch, Points
+from autodo_jax.data.batches.batch import Batch, Points, pack
 from autodo_jax.data.batches.plan import BatchPlan
 from autodo_jax.data.batches.resident import ResidentBatches
 from autodo_jax.data.dataset import Dataset, SourceSplits
 from autodo_jax.data.run_data import RunData
+from autodo_jax.data.summary import Summary
 from autodo_jax.distributed import AXIS, BY_ROWS, REPLICATED
 from autodo_jax.errors import RunError
 from autodo_jax.hyperparams.row_rmsprop import RowRMSpropState
 from autodo_jax.objective import Objective
-from autodo_jax.train import steps
-from autodo_jax.train.state import TrainState, create_optimizers, create_state
+from autodo_jax.train import problem, solves, steps
+from autodo_jax.train.solves import Solves
+from autodo_jax.train.state import (
+    TrainState,
+    create_optimizers,
+    create_state,
+    initial_tables,
+)
 
 _STEPS_PER_DISPATCH = 16  # on accelerators
 
@@ -55,6 +63,7 @@ class Setup:
     steps: steps.Steps
     task_key: chex.PRNGKey
     hyper_key: chex.PRNGKey
+    solves: Solves | None = None  # of a head on given features
 
 
 def prepare(
@@ -76,9 +85,14 @@ def prepare(
         devices cannot share equally; images smaller than the crops.
     """
     num_devices = distributed.usable_devices(config.batch_size, config.num_devices)
-    mesh = distributed.create_mesh(num_devices)
     data = run_data.create(config, splits) if splits else run_data.load(config)
+    if data.splits.train.has_features != (config.model.name in models.HEADS):
+        raise _wrong_model(config, data)
+    if data.splits.train.has_features:
+        return _prepare_head(config, data, distributed.create_mesh(num_devices))
     _check_sizes(config, data)
+    num_devices = _devices_for(config, data, num_devices)
+    mesh = distributed.create_mesh(num_devices)
     plan = _plan(config, data, num_devices)
     if model is None:
         model = models.create(config.model, data.num_classes, AXIS)
@@ -96,7 +110,7 @@ def prepare(
         num_classes=data.num_classes,
         image_shape=jax.eval_shape(losses.clean_inputs, images).shape[1:],
     )
-    specs, state = _place_state(mesh, create, init_key, train.labels)
+    specs, formats, state = _place_state(mesh, create, init_key, train.labels)
     feed, points_specs = _feed(config, data, plan, mesh)
     compiled = steps.compile(
         losses,
@@ -105,20 +119,110 @@ def prepare(
         mesh=mesh,
         state_specs=specs,
         points_specs=points_specs,
+        start_rows=lambda labels: initial_tables(config, labels, data.num_classes),
+        num_train=len(train.labels),
+        state_formats=formats,
     )
     setup = Setup(config, data, plan, feed, losses, compiled, task_key, hyper_key)
     return setup, state
 
 
+def _prepare_head(
+    config: ml_collections.ConfigDict, data: RunData, mesh: Mesh
+) -> tuple[Setup, TrainState]:
+    """As `prepare`, for a head on features that are given; it is solved."""
+    if mesh.size > 1:
+        raise RunError(
+            f"a head on given features runs on one device, not on {mesh.size}",
+            "pass <config.num_devices=1>",
+        )
+    train, validation, _ = data.splits
+    constants = problem.principal_axes(train.images, validation.images)
+    placed = {
+        name: distributed.place(
+            mesh, (problem.coordinates(part.images, constants), part.labels)
+        )
+        for name, part in data.splits._asdict().items()
+    }
+    plan = _plan(config, data, 1)
+    model = models.create(config.model, data.num_classes)
+    losses = objective.create(config, model)
+    inner = problem.Problem(losses, config.task.prior_variance)
+    moments = jnp.mean(placed["train"][0] ** 2, axis=0)
+    (train_points, labels), (clean, clean_labels) = (
+        placed[name] for name in ("train", "validation")
+    )
+    points = problem.Points(train_points, labels, clean, clean_labels, moments)
+    init_key, *keys = jax.random.split(jax.random.key(config.seed), 3)
+    params = model.init(init_key, points.clean[:1], train=False)["params"]
+    head_solves = solves.create(config, inner, points, params)
+    head = head_solves.start()
+    num_folds = config.guard.folds if solves.learns(config) else 0
+    unused: Any = ()
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=distributed.place(mesh, constants),
+        optimizer_state=unused,
+        tables=head.tables,
+        hyper_optimizer_state=unused,
+        heads=(head,) * (num_folds + 1),
+        held_out=jnp.zeros((config.epochs, len(validation.labels))),
+    )
+    compiled = steps.compile(
+        losses,
+        create_optimizers(config, 1),
+        config.hyper,
+        mesh=mesh,
+        state_specs=TrainState(*[REPLICATED] * len(state)),  # type: ignore[arg-type]
+        points_specs=REPLICATED,
+    )
+    feed = ResidentBatches(plan, placed)
+    setup = Setup(config, data, plan, feed, losses, compiled, *keys)
+    return dataclasses.replace(setup, solves=head_solves), state
+
+
+def _wrong_model(config: ml_collections.ConfigDict, data: RunData) -> RunError:
+    name, heads = config.model.name, " or ".join(models.HEADS)
+    if data.splits.train.has_features:
+        return RunError(
+            f"config.model.name is {name!r}, but the points are features, which have "
+            f"no images; expected {heads}",
+            "begin with configs/embeddings.py, or with config_for",
+        )
+    return RunError(
+        f"config.model.name is {name!r}, a head of given features, but the points are "
+        "images",
+        "pass another <config.model.name>",
+    )
+
+
+def check(config: ml_collections.ConfigDict, show: Callable[[Summary], None]) -> None:
+    """Reads the data of a run and says what is known of them; trains nothing.
+
+    Args:
+      config: validated configuration.
+      show: is told of the data, before they may be refused.
+
+    Raises:
+      DataError, RunError: as `prepare`.
+    """
+    distributed.usable_devices(config.batch_size, config.num_devices)
+    data = run_data.load(config)
+    show(data.summary)
+    _check_sizes(config, data)
+
+
 def _place_state(
     mesh: Mesh, create: Callable, key: chex.PRNGKey, labels: np.ndarray
-) -> tuple[TrainState, TrainState]:
-    """Returns the specs of a state, and the state itself, on its devices."""
+) -> tuple[TrainState, TrainState, TrainState]:
+    """Returns the specs and the formats of a state, and the state, on its devices."""
     padding = distributed.padded_rows(len(labels), mesh.size) - len(labels)
     labels = np.pad(labels, (0, padding), constant_values=-1)
-    specs = state_specs(jax.eval_shape(create, key, labels))
-    placed = jax.jit(create, out_shardings=distributed.shardings(mesh, specs))
-    return specs, placed(key, labels)
+    shapes = jax.eval_shape(create, key, labels)
+    specs = state_specs(shapes)
+    formats = distributed.formats(mesh, specs, shapes)
+    return specs, formats, jax.jit(create, out_shardings=formats)(key, labels)
 
 
 def state_specs(state: TrainState) -> TrainState:
@@ -134,12 +238,11 @@ def state_specs(state: TrainState) -> TrainState:
 
 def _check_sizes(config: ml_collections.ConfigDict, data: RunData) -> None:
     train, validation, _ = data.splits
-    most = min(len(train.labels), len(validation.labels), len(data.fit.labels))
-    if config.batch_size > most:
+    if config.batch_size > len(train.labels):
         raise RunError(
             f"config.batch_size is {config.batch_size}, but there are only "
             f"{len(train.labels)} train and {len(validation.labels)} validation points",
-            f"pass <config.batch_size={most}> or less",
+            f"pass <config.batch_size={len(train.labels)}> or less",
         )
     height, width = train.images.shape[1:3]
     if min(height, width) < config.augment.crop_size:
@@ -151,10 +254,35 @@ def _check_sizes(config: ml_collections.ConfigDict, data: RunData) -> None:
         )
 
 
-def _parts(data: RunData) -> dict[str, Dataset]:
+def _devices_for(
+    config: ml_collections.ConfigDict, data: RunData, num_devices: int
+) -> int:
+    """Returns as many devices as the smallest part has points for, if they are free.
+
+    Raises:
+      RunError: more are asked for, or several processes need theirs.
+    """
+    most = min(len(data.splits.validation.labels), len(data.fit.labels))
+    if num_devices <= most:
+        return num_devices
+    if config.num_devices or jax.process_count() > 1:
+        raise RunError(
+            f"there are only {most} validation points for {num_devices} devices",
+            f"pass <config.num_devices={most}> or less",
+            "add some",
+        )
+    sizes = range(1, most + 1)
+    return max(size for size in sizes if config.batch_size % size == 0)
+
+
+def _parts(config: ml_collections.ConfigDict, data: RunData) -> dict[str, Dataset]:
     """Returns the data sets of the batch plan, by name."""
     parts = data.splits._asdict()
-    return parts if data.fit is data.splits.train else {**parts, "fit": data.fit}
+    if data.fit is not data.splits.train:
+        parts["fit"] = data.fit
+    if config.task.joined_epochs and not parts["train"].has_features:
+        parts["joined"] = parts["train"].join(parts["validation"])
+    return parts
 
 
 def _plan(
@@ -162,7 +290,8 @@ def _plan(
     data: RunData,
     num_devices: int,
 ) -> BatchPlan:
-    num_points = {name: len(part.labels) for name, part in _parts(data).items()}
+    parts = _parts(config, data)
+    num_points = {name: len(part.labels) for name, part in parts.items()}
     learns = config_lib.has_hyperparams(config.hyper) and not config.hyper.frozen
     return BatchPlan(
         num_points=num_points,
@@ -172,6 +301,7 @@ def _plan(
         epochs=config.epochs,
         start_epoch=config.hyper.start_epoch if learns else config.epochs,
         seed=config.seed,
+        joined_epochs=config.task.joined_epochs if "joined" in parts else 0,
     )
 
 
@@ -182,10 +312,12 @@ def _feed(
     mesh: Mesh,
 ) -> tuple[Feed, Any]:
     """Returns the feed, and the specs of the points of a step."""
-    parts = _parts(data)
+    parts = _parts(config, data)
     if not config.data.stream:
+        packs = pack if distributed.is_tpu(mesh) else lambda images: (images, None)
+        packed = {name: packs(part.pixels()) for name, part in parts.items()}
         resident = {
-            name: distributed.place(mesh, (part.images, part.labels))
+            name: distributed.place(mesh, (packed[name][0], part.labels))
             for name, part in parts.items()
         }
         # XLA's convolutions are many times slower within a loop on CPUs.
@@ -193,7 +325,8 @@ def _feed(
         steps_per_dispatch = config.steps_per_dispatch or (
             1 if is_cpu else _STEPS_PER_DISPATCH
         )
-        return ResidentBatches(plan, resident, steps_per_dispatch), REPLICATED
+        shapes = {name: shape for name, (_, shape) in packed.items()}
+        return ResidentBatches(plan, resident, steps_per_dispatch, shapes), REPLICATED
     by_rows = NamedSharding(mesh, BY_ROWS)
 
     def to_device(batch: Batch) -> Batch:

@@ -21,6 +21,18 @@ WARMUP_EPOCHS = 5  # of both schedules; that of Lambda begins at E
 RMSPROP_DECAY, RMSPROP_EPS = 0.99, 1e-8  # of the second moment; outside the root
 
 
+class LearnedHead(NamedTuple):
+    """A head that is solved, and the Lambda it is solved for."""
+
+    theta: PyTree  # of the train points alone, where Eq. 5 holds
+    joined: PyTree  # of these and the clean points, if they take part
+    adjoint: PyTree  # solution of the last linear solve, the start of the next
+    tables: hyperparams.Tables
+    scale: dict[str, chex.Array]  # root mean square of each first hypergradient
+    start_norm: chex.Array  # of the gradient at the start
+    clean_logits: chex.Array  # [M, C] of the clean points, by `joined`
+
+
 class TrainState(NamedTuple):
     """theta, Lambda and their optimizers; a pytree of arrays."""
 
@@ -30,6 +42,10 @@ class TrainState(NamedTuple):
     optimizer_state: optax.OptState
     tables: hyperparams.Tables  # Lambda
     hyper_optimizer_state: RowRMSpropState
+    # Of a solved head, see train.solved: those of the folds and that of all clean
+    # points, and losses [epochs, M] of held-out clean points.
+    heads: tuple[LearnedHead, ...] = ()
+    held_out: PyTree = ()
 
 
 class Optimizers(NamedTuple):
@@ -71,7 +87,7 @@ def create_optimizers(
     )
     hyper_schedule = cosine_schedule(
         config.hyper.learning_rate,
-        epochs=config.epochs - config.hyper.start_epoch,
+        epochs=config.epochs - config.hyper.start_epoch - config.task.joined_epochs,
         steps_per_epoch=steps_per_epoch,
     )
     clip_norm = config.task.clip_norm
@@ -103,7 +119,28 @@ def create_state(
       image_shape: (H, W, channels).
     """
     variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
-    tables = hyperparams.init(
+    tables = initial_tables(config, labels, num_classes)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        optimizer_state=optimizers.task.init(variables["params"]),
+        tables=tables,
+        hyper_optimizer_state=optimizers.hyper.init(tables),
+    )
+
+
+def initial_tables(
+    config: ml_collections.ConfigDict, labels: chex.Array, num_classes: int
+) -> hyperparams.Tables:
+    """Returns Lambda at its start.
+
+    Args:
+      config: of the run.
+      labels: given labels of the train set, [N]; -1 for rows that are padding.
+      num_classes: C.
+    """
+    return hyperparams.init(
         labels,
         num_classes=num_classes,
         augment=config.hyper.augment,
@@ -112,12 +149,4 @@ def create_state(
         weights=config.hyper.weights,
         soft_labels=config.hyper.soft_labels,
         smoothing=config.hyper.smoothing,
-    )
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=variables["params"],
-        batch_stats=variables.get("batch_stats", {}),
-        optimizer_state=optimizers.task.init(variables["params"]),
-        tables=tables,
-        hyper_optimizer_state=optimizers.hyper.init(tables),
     )

@@ -39,9 +39,11 @@ class Steps(NamedTuple):
     """The compiled steps of a run."""
 
     task: TaskStep[TrainState, Points]
+    joined: TaskStep[TrainState, Points]  # clean points after the train points
     hyper: HyperStep[TrainState, Points]
     evaluate: EvaluationStep[Points]
     features: FeaturesStep[Points]
+    log_probabilities: FeaturesStep[Points]
 
 
 def compile(
@@ -52,6 +54,9 @@ def compile(
     mesh: Mesh,
     state_specs: TrainState,
     points_specs: Any,
+    start_rows: Callable[[chex.Array], Rows] = lambda labels: {},
+    num_train: int = 0,
+    state_formats: Any = None,
 ) -> Steps:
     """Returns the steps of a run for all devices of a mesh.
 
@@ -65,20 +70,47 @@ def compile(
       mesh: of the devices.
       state_specs: PartitionSpecs of a state.
       points_specs: PartitionSpecs of the points of a step.
+      start_rows: labels [B] -> the rows of Lambda at its start.
+      num_train: N; points from N on are clean ones that have joined.
+      state_formats: `distributed.formats` of the state; None: what arrays come in.
     """
     spmd = functools.partial(distributed.spmd, mesh=mesh)
+
+    def formats(num_others: int) -> dict[str, Any]:
+        if state_formats is None:
+            return {}
+        return {
+            "in_shardings": (state_formats, *[None] * num_others),
+            "out_shardings": (state_formats, None),
+        }
+
     return Steps(
         task=spmd(
             scan_steps(create_task_step(objective, optimizers)),
             in_specs=(state_specs, points_specs, REPLICATED),
             out_specs=(state_specs, REPLICATED),
             donate=(0,),
+            **formats(2),
+        ),
+        joined=spmd(
+            scan_steps(
+                create_task_step(
+                    objective,
+                    optimizers,
+                    functools.partial(_joined_rows, start_rows, num_train),
+                )
+            ),
+            in_specs=(state_specs, points_specs, REPLICATED),
+            out_specs=(state_specs, REPLICATED),
+            donate=(0,),
+            **formats(2),
         ),
         hyper=spmd(
             scan_steps(create_hyper_step(objective, optimizers, hyper)),
             in_specs=(state_specs, points_specs, points_specs, REPLICATED),
             out_specs=(state_specs, REPLICATED),
             donate=(0,),
+            **formats(3),
         ),
         evaluate=spmd(
             create_eval_step(objective),
@@ -87,6 +119,11 @@ def compile(
         ),
         features=spmd(
             create_features_step(objective),
+            in_specs=(REPLICATED, REPLICATED, points_specs),
+            out_specs=REPLICATED,
+        ),
+        log_probabilities=spmd(
+            create_log_probabilities_step(objective),
             in_specs=(REPLICATED, REPLICATED, points_specs),
             out_specs=REPLICATED,
         ),
@@ -156,7 +193,7 @@ def local_batch(points: Points) -> Batch:
     index = distributed.local_shard(points.index)
     if isinstance(points, Batch):
         return points._replace(index=index)
-    return take(points.images, points.labels, index)
+    return take(*points._replace(index=index))
 
 
 def scan_steps(step: Callable) -> Callable:
@@ -180,16 +217,40 @@ def scan_steps(step: Callable) -> Callable:
     return steps
 
 
+def _joined_rows(
+    start_rows: Callable[[chex.Array], Rows], num_train: int, rows: Rows, batch: Batch
+) -> Rows:
+    """Gives clean points, those from `num_train` on, the rows of Lambda's start."""
+    is_clean = batch.index >= num_train
+
+    def chosen(start: chex.Array, row: chex.Array) -> chex.Array:
+        if len(row) != len(is_clean):  # A single row is shared by all points.
+            return row
+        return jnp.where(jnp.expand_dims(is_clean, range(1, row.ndim)), start, row)
+
+    start = start_rows(batch.label)
+    return {name: chosen(start[name], row) for name, row in rows.items()}
+
+
 def create_task_step(
-    objective: Objective, optimizers: Optimizers
+    objective: Objective,
+    optimizers: Optimizers,
+    change_rows: Callable[[Rows, Batch], Rows] = lambda rows, batch: rows,
 ) -> TaskStep[TrainState, Points]:
-    """Returns `(state, points, key) -> (state, metrics)`: lines 4-9."""
+    """Returns `(state, points, key) -> (state, metrics)`: lines 4-9.
+
+    Args:
+      objective: the losses.
+      optimizers: of theta and Lambda.
+      change_rows: of Lambda, before they are used.
+    """
 
     def task_step(
         state: TrainState, points: Points, key: chex.PRNGKey
     ) -> tuple[TrainState, Metrics]:
         batch = local_batch(points)  # line 4
-        rows = distributed.gather_local_rows(state.tables, points.index)
+        gathered = distributed.gather_local_rows(state.tables, points.index)
+        rows = change_rows(gathered, batch)
         keys = point_keys(key, state.step, batch.index)
         (loss, batch_stats), grads = jax.value_and_grad(  # lines 5-8
             objective.task_loss, has_aux=True
@@ -316,3 +377,15 @@ def create_features_step(objective: Objective) -> FeaturesStep[Points]:
         return distributed.all_gather(objective.features(params, batch_stats, images))
 
     return features_step
+
+
+def create_log_probabilities_step(objective: Objective) -> FeaturesStep[Points]:
+    """Returns `(params, batch_stats, points) -> log probabilities [B, C]`."""
+
+    def log_probabilities_step(
+        params: PyTree, batch_stats: PyTree, points: Points
+    ) -> chex.Array:
+        logits = objective.predict(params, batch_stats, local_batch(points).image)
+        return distributed.all_gather(jax.nn.log_softmax(logits))
+
+    return log_probabilities_step

@@ -14,7 +14,14 @@ import scipy.special
 from autodo_jax import metrics, processes
 from autodo_jax.augment import learned
 from autodo_jax.hyperparams import state as hyperparams
-from autodo_jax.train.evaluate import evaluate, features_of
+from autodo_jax.train import guard, label_noise, solved
+from autodo_jax.train.evaluate import (
+    compute_features,
+    evaluate,
+    features_of,
+    log_probabilities,
+    of_log_probabilities,
+)
 from autodo_jax.train.run_log import RunLog
 from autodo_jax.train.setup import Setup
 from autodo_jax.train.state import TrainState
@@ -56,11 +63,21 @@ def finish(
     tables = {
         name: table[:num_train] for name, table in processes.fetch(state.tables).items()
     }
-    train = evaluate(setup, state, "train", config.epochs)
+    points, clean, _ = setup.data.splits
+    log_p, clean_log_p = _log_probabilities(setup, state)
+    train = of_log_probabilities(log_p, points.labels)
+    noise = label_noise.estimate(log_p, points.labels, clean_log_p, clean.labels)
+    embeddings = None
+    if config.save_embeddings:
+        embeddings = _embeddings(setup, state)[:num_train]
     test = evaluate(setup, state, "test", config.epochs)
     result = summarize(setup, train, test, log.records)
-    report = describe(setup, tables, train)
-    result |= {"seconds": log.seconds()}
+    report = describe(setup, tables, train, noise)
+    result |= {
+        "num_suspects": int(report.is_suspect.sum()),
+        "expected_wrong_labels": noise.expected_wrong(),
+        "seconds": log.seconds(),
+    }
     if processes.is_first():
         shown = _report_data(setup, state, tables, report, test)
         files.write(
@@ -77,11 +94,40 @@ def finish(
             lambda file: report_data.write_npz(file, shown),
         )
         board.add_result(config.epochs, report, shown)
+        if config.save_probabilities:
+            _write_array(workdir / files.PROBABILITIES, np.exp(log_p))
+        if embeddings is not None:
+            _write_array(workdir / files.EMBEDDINGS, embeddings)
         files.write(workdir / files.HYPERPARAMS, lambda file: np.savez(file, **tables))
         text = files.to_json(result, indent=2) + "\n"
         files.write_text(workdir / files.RESULT, text)
     processes.wait_for_all("the result is written")
     return Finished(setup, state, result, report)
+
+
+def _log_probabilities(
+    setup: Setup, state: TrainState
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns those of the train points, [N, C], and of the clean ones, [M, C].
+
+    Of a solved head they are out of sample: it would know its points by heart.
+    """
+    if setup.solves is not None:
+        return solved.cross_fitted(setup, state), solved.held_out(setup, state)
+    parts = ("train", "validation")
+    train, clean = (log_probabilities(setup, state, part) for part in parts)
+    return train, clean
+
+
+def _embeddings(setup: Setup, state: TrainState) -> np.ndarray:
+    if setup.solves is not None:
+        return np.asarray(setup.solves.points.train)
+    features = compute_features(setup, state, "train", setup.config.epochs)
+    return np.asarray(jax.device_get(features))
+
+
+def _write_array(path: pathlib.Path, values: np.ndarray) -> None:
+    files.write(path, lambda file: np.save(file, values.astype(np.float32)))
 
 
 def summarize(
@@ -99,6 +145,9 @@ def summarize(
     """
     config, data = setup.config, setup.data
     num_points = setup.plan.num_points
+    chosen = int(records[-1].get("lambda_epoch", len(records))) - 1
+    # Once it has learned from the validation set, its error there says nothing.
+    judged = records[: len(records) - setup.plan.joined_epochs]
     result = {
         "method": config.method,
         "dataset": config.data.source,
@@ -106,21 +155,36 @@ def summarize(
         "frozen": config.hyper.frozen,
         "imbalance_ratio": config.data.imbalance_ratio,
         "noise_ratio": config.data.noise_ratio,
-        "epochs": config.epochs,
+        "epochs": len(records),
+        "image_shape": list(data.splits.train.images.shape[1:]),
         "num_train": num_points["train"],
         "num_val": num_points["validation"],
         "num_test": num_points["test"],
         "test_error": test.error,
-        "class_error": test.class_error(data.num_classes),
-        "val_error": records[-1]["val_error"],
-        "best_val_epoch": min(records, key=lambda record: record["val_error"])["epoch"],
+        "class_error": dict(
+            zip(
+                data.splits.train.class_names,
+                test.class_error(data.num_classes),
+                strict=True,
+            )
+        ),
+        "val_error": records[chosen]["val_error"],
+        "best_val_epoch": min(judged, key=lambda record: record["val_error"])["epoch"],
     }
+    if "lambda_epoch" in records[-1]:
+        result |= {
+            "lambda_epoch": chosen + 1,
+            "lambda_stop": guard.explain(records),
+        }
     auroc = metrics.noise_auroc(train.noise_score, data.is_flipped)
     return result if auroc is None else result | {"noise_auroc": auroc}
 
 
 def describe(
-    setup: Setup, tables: hyperparams.Tables, train: metrics.Evaluation
+    setup: Setup,
+    tables: hyperparams.Tables,
+    train: metrics.Evaluation,
+    noise: label_noise.LabelNoise,
 ) -> dataset_report.DatasetReport:
     """Returns the report on each train point.
 
@@ -128,6 +192,8 @@ def describe(
       setup: of the finished run.
       tables: Lambda on the host, without padding.
       train: evaluation of the train set.
+      noise: what the clean set says of the labels. A point is suspect where it holds
+        another label for likelier, and the network predicts another one.
     """
     points, augment = setup.data.splits.train, setup.config.augment
     gate: dict[str, np.ndarray] = {}
@@ -147,6 +213,8 @@ def describe(
         suggested=train.predictions,
         confidence=train.confidences,
         noise_score=train.noise_score,
+        is_suspect=noise.is_suspect(points.labels)
+        & (train.predictions != points.labels),
         weight=weight,
         gate=gate,
         magnitude=magnitude,
@@ -208,9 +276,13 @@ def _report_data(
     rng = np.random.default_rng(setup.config.seed)
     index = np.sort(rng.permutation(len(test.labels))[:_NUM_FEATURES])
     _, _, test_points = setup.data.splits
-    suspects = np.argsort(-report.noise_score, kind="stable")[:_NUM_SUSPECTS]
+    worst_first = np.lexsort((-report.noise_score, ~report.is_suspect))
+    suspects = worst_first[:_NUM_SUSPECTS]
     points = setup.data.splits.train
-    images = points.take(suspects).pixels()
+    if points.has_features:  # There are no images to show.
+        suspects, images = suspects[:0], np.zeros((0, 1, 1, 1), np.uint8)
+    else:
+        images = points.take(suspects).pixels()
     augmented = np.zeros((len(images), 0, *images.shape[1:]), np.uint8)
     if "gate" in tables:
         # A shared augmentation has a single row.

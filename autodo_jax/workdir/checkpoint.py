@@ -11,15 +11,16 @@ import hashlib
 import logging
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from autodo_jax._typing import PyTree
-from autodo_jax.errors import CheckpointError
+from autodo_jax.errors import CheckpointError, RunFilesError
 
 _CHECKSUMS = "sha256sums"
 # Orbax writes the time into it when the folder gets its name; nobody reads it.
@@ -162,7 +163,7 @@ class Checkpoints:
         )
         with _explained(self._folder / str(step)):
             restored = self._manager.restore(step, args=items)
-        return restored.state, restored.journal
+        return jax.tree.map(_lay_out_like, restored.state, like), restored.journal
 
     def _options(self, keep: int) -> ocp.CheckpointManagerOptions:
         policies = ocp.checkpoint_managers
@@ -191,6 +192,38 @@ class Checkpoints:
             (folder,) = self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
             lines = [f"{digest}  {name}\n" for name, digest in _checksums(folder)]
             (folder / _CHECKSUMS).write_text("".join(lines))
+
+
+def read_parts(folder: pathlib.Path, names: Sequence[str]) -> dict[str, PyTree]:
+    """Returns parts of the newest saved state, as NumPy arrays; changes nothing.
+
+    Args:
+      folder: of the checkpoints of a finished run.
+      names: fields of the state.
+
+    Raises:
+      RunFilesError: there is no checkpoint, or the newest one is damaged.
+    """
+    folder = folder.absolute()  # as Orbax wants it
+    newest = max(_steps(folder), key=lambda path: int(path.name), default=None)
+    if newest is None:
+        raise RunFilesError(f"{folder} holds no saved state of the network")
+    problem = _problem(newest, with_state=True)
+    if problem is not None:
+        raise RunFilesError(
+            f"checkpoint {newest} is damaged ({problem})", "restore it from a copy"
+        )
+    handler = ocp.PyTreeCheckpointHandler()
+    with _explained(newest):
+        saved = handler.metadata(newest / "state").tree
+        wanted = {name: saved[name] for name in names if name in saved}
+        to_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+        arguments = ocp.args.PyTreeRestore(
+            wanted,
+            restore_args=jax.tree.map(lambda _: to_numpy, wanted),
+            partial_restore=True,
+        )
+        return handler.restore(newest / "state", args=arguments)
 
 
 @contextlib.contextmanager
@@ -262,3 +295,9 @@ def _checksums(
         if with_state or not name.startswith(_STATE):
             with open(path, "rb") as file:
                 yield name, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _lay_out_like(leaf: Any, like: Any) -> Any:
+    """Gives a restored array the layout of `like`, which Orbax does not know of."""
+    is_alike = leaf.format.layout == like.format.layout
+    return leaf if is_alike else jax.device_put(leaf, like.format)

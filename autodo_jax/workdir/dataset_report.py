@@ -14,11 +14,18 @@ from typing import IO
 import numpy as np
 
 from autodo_jax.errors import RunFilesError
+from autodo_jax.spreadsheet import read_table
 from autodo_jax.workdir import files
 
 _LABELS = ("id", "given_label", "suggested_label")
 _NUMBERS = ("label_confidence", "noise_score", "weight")
+_SUSPECT = "is_suspect"
 _GATE, _MAGNITUDE = "gate_", "magnitude_"  # before the name of an operation
+# Where no clean set has decided: suspects have a higher noise score.
+THRESHOLD = 0.5
+# As spreadsheets save truth values in some languages.
+_TRUE = {"true", "1", "wahr", "vrai", "vero", "verdadero", "verdadeiro", "waar"}
+_FALSE = {"false", "0", "falsch", "faux", "falso", "onwaar"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +37,8 @@ class DatasetReport:
     given_label: np.ndarray  # str [N], class names
     suggested_label: np.ndarray  # str [N], class names
     label_confidence: np.ndarray  # float64 [N], in [0, 1], of the suggested label
-    noise_score: np.ndarray  # float64 [N], in [0, 1]; above 0.5 the label is suspect
+    noise_score: np.ndarray  # float64 [N], in [0, 1], of all labels but the given one
+    is_suspect: np.ndarray  # bool [N], the label is likely wrong, by the clean set
     weight: np.ndarray  # float64 [N], of the point's loss; 1 where none are learned
     gate: dict[str, np.ndarray]  # operation -> probability [N] that it is applied
     magnitude: dict[str, np.ndarray]  # operation -> standard deviation [N]
@@ -95,6 +103,8 @@ def load_dataset_report(workdir: str | pathlib.Path) -> DatasetReport:
     Args:
       workdir: folder of the run.
 
+    A spreadsheet may have saved it, with semicolons and decimal commas.
+
     Raises:
       RunFilesError: the workdir holds no such file, or one that cannot be read, or is
         of a newer version.
@@ -102,18 +112,25 @@ def load_dataset_report(workdir: str | pathlib.Path) -> DatasetReport:
     path = pathlib.Path(workdir) / files.DATASET
     files.refuse_newer(path.parent)
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            header, *lines = csv.reader(file)
-        table = dict(zip(header, zip(*lines, strict=True), strict=True))
+        read = read_table(path)
+        table = read.columns
         numbers = {
-            name: np.array(values, np.float64)
-            for name, values in table.items()
-            if name not in ("index", *_LABELS)
+            name: np.array(read.numbers(name), np.float64)
+            for name in table
+            if name in _NUMBERS or name.startswith((_GATE, _MAGNITUDE))
         }
+        given = {name: np.array(table[name]) for name in _LABELS}
+        if _SUSPECT in table:
+            suspect = np.array([_truth(cell) for cell in table[_SUSPECT]], bool)
+        else:  # of an older version
+            suspect = above_threshold(
+                numbers["noise_score"], given["suggested_label"] != given["given_label"]
+            )
         return DatasetReport(
             index=np.array(table["index"], np.int64),
-            **{name: np.array(table[name]) for name in _LABELS},
+            **given,
             **{name: numbers[name] for name in _NUMBERS},
+            is_suspect=suspect,
             gate=_of_operations(numbers, _GATE),
             magnitude=_of_operations(numbers, _MAGNITUDE),
         )
@@ -121,7 +138,7 @@ def load_dataset_report(workdir: str | pathlib.Path) -> DatasetReport:
         raise RunFilesError(
             f"{workdir} holds no {files.DATASET}", "pass the workdir of a finished run"
         ) from error
-    except (OSError, ValueError, KeyError, csv.Error) as error:
+    except (OSError, ValueError, KeyError, OverflowError) as error:
         raise files.read_error(path, error) from error
 
 
@@ -136,6 +153,7 @@ def create(
     weight: np.ndarray,
     gate: Mapping[str, np.ndarray],
     magnitude: Mapping[str, np.ndarray],
+    is_suspect: np.ndarray | None = None,
 ) -> DatasetReport:
     """Returns the report of N points.
 
@@ -146,8 +164,11 @@ def create(
       confidence, noise_score: [N].
       weight: [N] or, the same for all points, [1].
       gate, magnitude: likewise, by operation.
+      is_suspect: bool [N]; None: by the noise score alone.
     """
     names = np.asarray(class_names)
+    if is_suspect is None:
+        is_suspect = above_threshold(noise_score, suggested != labels)
 
     def column(values: np.ndarray) -> np.ndarray:
         return np.broadcast_to(np.asarray(values, np.float64), labels.shape)
@@ -159,14 +180,30 @@ def create(
         suggested_label=names[suggested],
         label_confidence=column(confidence),
         noise_score=column(noise_score),
+        is_suspect=np.asarray(is_suspect, bool),
         weight=column(weight),
         gate={name: column(values) for name, values in gate.items()},
         magnitude={name: column(values) for name, values in magnitude.items()},
     )
 
 
+def above_threshold(
+    noise_score: np.ndarray, differs: np.ndarray, threshold: float = THRESHOLD
+) -> np.ndarray:
+    """Returns where another label is suggested, with a higher noise score, [N]."""
+    return (np.asarray(noise_score) > threshold) & differs
+
+
+def _truth(cell: str) -> bool:
+    word = cell.strip().casefold()
+    if word not in _TRUE | _FALSE:
+        raise ValueError(f"{_SUSPECT} is {cell!r}, expected True or False")
+    return word in _TRUE
+
+
 def _columns(report: DatasetReport) -> dict[str, np.ndarray]:
-    names = ("index", *_LABELS, *_NUMBERS)
+    *numbers, weight = _NUMBERS
+    names = ("index", *_LABELS, *numbers, _SUSPECT, weight)
     return {
         **{name: getattr(report, name) for name in names},
         **{_GATE + name: values for name, values in report.gate.items()},

@@ -43,15 +43,19 @@ class File(os.PathLike):
 
 CONFIG = File("config.json", is_shown=True)
 METRICS = File("metrics.jsonl", is_shown=True)
+DATA = File("data.json", is_result=True, is_shown=True)
 RESULT = File("result.json", is_result=True, is_shown=True)
 DATASET = File("dataset.csv", is_result=True, is_shown=True)
 DATASET_PARQUET = File("dataset.parquet", is_result=True)
 HYPERPARAMS = File("hyperparams.npz", is_result=True)
+PROBABILITIES = File("probabilities.npy", is_result=True)
+EMBEDDINGS = File("embeddings.npy", is_result=True)
 REPORT_DATA = File("report.npz", is_result=True, is_shown=True)
 REPORT = File("report.html", is_result=True)
 EVENTS = File("events.out.tfevents.*", is_result=True)
 CHECKPOINTS = File("checkpoints")  # a folder
 LOCK = File(".lock")
+REVIEW = File("review.csv")  # of a user's decisions, which no run replaces
 # Of several runs, beside their workdirs.
 COMPARISON = File("comparison.html")
 
@@ -97,6 +101,8 @@ def to_json(values: Mapping[str, Any], indent: int | None = None) -> str:
     def without_nan(value: Any) -> Any:
         if isinstance(value, list):
             return [without_nan(each) for each in value]
+        if isinstance(value, dict):
+            return {name: without_nan(each) for name, each in value.items()}
         return None if isinstance(value, float) and math.isnan(value) else value
 
     known = {name: without_nan(value) for name, value in values.items()}
@@ -113,6 +119,8 @@ def from_json(text: str) -> dict[str, Any]:
     def with_nan(value: Any) -> Any:
         if isinstance(value, list):
             return [with_nan(each) for each in value]
+        if isinstance(value, dict):
+            return {name: with_nan(each) for name, each in value.items()}
         return math.nan if value is None else value
 
     values = json.loads(text)

@@ -86,8 +86,10 @@ def is_finished(folder: pathlib.Path, config: ml_collections.ConfigDict) -> bool
         )
     # A finished run is another one with other epochs, though it could be resumed so.
     may_change = config_lib.MAY_CHANGE - ({"epochs"} if finished else set())
-    fields = config_lib.flatten(stored.fields)
     given = config_lib.to_fields(config)
+    # Fields that are newer than the run have the values that it ran with by default.
+    default = config_lib.to_fields(config_lib.default_config())
+    fields = {**default, **config_lib.flatten(stored.fields)}
     differing = [
         f"config.{name}"
         for name in sorted(fields.keys() | given.keys())

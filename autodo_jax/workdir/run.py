@@ -21,7 +21,7 @@ _RESULT: dict[str, Any] = {
     "dataset": str,
     "method": str,
     "frozen": bool,
-    "class_error": list,
+    "class_error": dict,
     **dict.fromkeys(("seed", "epochs"), int),
     **dict.fromkeys(
         ("imbalance_ratio", "noise_ratio", "test_error", "seconds"), (int, float)
@@ -55,6 +55,28 @@ class Run:
             return [files.from_json(line) for line in path.read_text().splitlines()]
         except (OSError, ValueError) as error:
             raise files.read_error(path, error) from error
+
+    def data(self) -> dict[str, Any] | None:
+        """Returns what was known of the data before training; None without a file.
+
+        The lists `rows` of pairs (subject, text), `warnings`, `certain_errors`, and
+        `conflicts` of (id, label, other id, other label).
+        """
+        path = self.path / files.DATA
+        if not path.exists():
+            return None
+        found = files.read_json(path)
+        found.setdefault("conflicts", [])
+        for name, is_right in (
+            ("rows", lambda row: isinstance(row, list) and len(row) == 2),
+            ("warnings", lambda text: isinstance(text, str)),
+            ("certain_errors", lambda text: isinstance(text, str)),
+            ("conflicts", lambda ids: isinstance(ids, list) and len(ids) == 4),
+        ):
+            values = found.get(name)
+            if not isinstance(values, list) or not all(map(is_right, values)):
+                raise files.read_error(path, ValueError(f"it has no list {name}"))
+        return found
 
     def dataset(self) -> DatasetReport | None:
         """Returns what was learned of each train point; None without a file."""
@@ -140,6 +162,9 @@ def read(workdir: pathlib.Path) -> Run:
     path = workdir / files.RESULT
     result = files.read_json(path) if path.exists() else None
     if result is not None:
+        errors = result.get("class_error")
+        if isinstance(errors, list):  # As an older version wrote it, without names.
+            result["class_error"] = {str(i): value for i, value in enumerate(errors)}
         wrong = [
             name
             for name, kind in _RESULT.items()

@@ -233,3 +233,53 @@ def test_data_that_are_not_prepared(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nothing"))
     status, error = refusal(["--config=configs/cifar10.py"], tmp_path / "run", capfd)
     assert status == 2 and "python -m autodo_jax.data.prepare cifar10" in error
+
+
+@pytest.mark.slow
+def test_few_clean_images_make_smaller_batches_and_not_a_refusal(tmp_path, capfd):
+    root = tree(tmp_path)
+    for part, seed in (("train", 300), ("test", 400)):
+        for i in range(3, 9):
+            for label, name in enumerate(("cat", "dog")):
+                save(root / f"{part}/{name}/{i}.png", seed + 10 * label + i)
+    flags = [
+        "--config.data.image_size=(8, 8)",
+        "--config.augment.crop_size=0",
+        "--config.augment.policy=none",
+        "--config.model.name=small_cnn",
+        "--config.model.widths=(4,)",
+        "--config.epochs=2",
+        "--config.hyper.start_epoch=1",
+        "--config.batch_size=16",
+        f"--workdir={tmp_path}/run",
+    ]
+    # Six clean images, for the eight devices of the tests.
+    assert main.main(["main", *folder_flags(root, *flags)]) == 0
+    flags[-1] = f"--workdir={tmp_path}/other"
+    command = folder_flags(root, *flags, "--config.num_devices=8")
+    assert main.main(["main", *command]) == 1
+    assert "only 6 validation points for 8 devices; pass" in capfd.readouterr().err
+
+
+def test_a_check_says_what_there_is_and_trains_nothing(tmp_path, monkeypatch, capfd):
+    root = tree(tmp_path)
+    (root / "train/cat/notes.txt").write_text("no image")
+    shutil.copy(root / "train/cat/0.png", root / "train/dog/same.png")
+    (root / "train/dog/a\x1b[2J\nb.txt").write_text("no image")
+    workdir = tmp_path / "run"
+    flags = folder_flags(root, *SMALL, "--check", f"--workdir={workdir}")
+    assert main.main(["main", *flags, "--config.augment.crop_size=0"]) == 0
+    out, err = capfd.readouterr()
+    lines = out.splitlines()
+    assert main.main(["main", *flags]) == 1  # The images are too small for the crops.
+    assert capfd.readouterr().out == out
+    assert err == "" and not workdir.exists() and "\x1b" not in out
+    assert lines[0] == "images: 7 train, 6 validation, 6 test"
+    assert lines[1] == "classes: 2: dog 4, cat 3"
+    assert "left out: 2 files that are no images: 2 .txt" in lines
+    errors = [line for line in lines if line.startswith("certain label error")]
+    assert errors == [
+        "certain label error: train/cat/0.png is 'cat', train/dog/same.png is 'dog', "
+        "with the same pixels"
+    ]
+    assert lines[-1].startswith("warning: the classes 'cat', 'dog' have fewer than 5")

@@ -73,7 +73,9 @@ def test_parts_that_a_source_has_are_kept(digits):
 
 def test_a_class_too_small_to_be_divided_is_refused(digits):
     few = digits.take(np.flatnonzero((digits.labels > 0) | (np.arange(1797) == 0)))
-    with pytest.raises(DataError, match="the data cannot be split: The least pop"):
+    with pytest.raises(
+        DataError, match=r"test_size is 0\.25: the class 0 has a single"
+    ):
         split.stratified_split(
             SourceSplits(few), test_size=0.25, validation_size=0.3, seed=0
         )

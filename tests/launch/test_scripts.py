@@ -202,6 +202,19 @@ def test_tpu_workers_get_the_arguments_as_given(stub, tmp_path):
     ]
 
 
+def test_tpu_workers_share_a_cache_of_programs(stub, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/a shared/folder")
+    stub("gcloud", 'printf "%s\\n" "$@" >"$RECORD/calls"')
+    stub("python3", 'echo "$JAX_COMPILATION_CACHE_DIR" >"$RECORD/cache"')
+    assert finish(start("tpu_pod.sh", "pod", "--config=x.py"))[0] == 0
+    command = (tmp_path / "calls").read_text().splitlines()[-1]
+    (tmp_path / "autodo_jax").mkdir()
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    command = command.removeprefix("--command=")
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
+    assert (tmp_path / "cache").read_text() == "/a shared/folder\n"
+
+
 def test_jobset_starts_as_many_processes_as_pods(monkeypatch):
     monkeypatch.chdir(ROOT)
     text = (LAUNCH / "k8s_jobset.yaml").read_text()

@@ -87,7 +87,10 @@ def write_results(
         "num_val": 20,
         "num_test": num_test,
         "test_error": test_error if num_test else float("nan"),
-        "class_error": list(np.linspace(0, 30, size)) if num_test else [np.nan] * size,
+        "class_error": {
+            f"class {i}": error if num_test else np.nan
+            for i, error in enumerate(np.linspace(0, 30, size))
+        },
         "val_error": lines[-1]["val_error"],
         "best_val_epoch": 5,
         "seconds": 9.0,

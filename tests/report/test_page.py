@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import html.parser
 import io
+import json
 import os
 import re
 
@@ -13,14 +14,15 @@ import PIL.Image
 import pytest
 from matplotlib.figure import Figure
 
+from autodo_jax.errors import RunFilesError
 from autodo_jax.report import __main__ as cli
 from autodo_jax.report import figures, page, predictions
 from autodo_jax.workdir import files, report_data
 from tests.report.made_up import CLASSES, EPOCHS, write_run
 
 SECTIONS = (
-    "summary", "curves", "solver", "confusion", "embedding", "classes", "weights",
-    "augmentation", "suspects", "configuration",
+    "summary", "data", "suspects", "classes", "confusion", "embedding", "weights",
+    "augmentation", "curves", "solver", "configuration",
 )  # fmt: skip
 
 
@@ -97,7 +99,7 @@ def test_all_sections_of_a_finished_run(tmp_path):
     # Every eighth of 40 points is predicted as class 0, its own in 2 cases of 5.
     assert "40 test points. Crosses mark the 0 " in found.text("embedding")
     assert len(found.figures["augmentation"]) == 2
-    assert "30 of 60 train points have a score above 0.5" in found.text("suspects")
+    assert "10 of 60 train points are suspects" in found.text("suspects")
     assert "outer loop starts" in found.text("curves")
     assert found.text("classes").count("frozen control") == 1
 
@@ -121,6 +123,29 @@ def test_pages_hold_what_they_show_and_escape_names(tmp_path):
     assert len(small) == 7 * 4
     np.testing.assert_array_equal(small[0], shown.suspect_images[0])
     np.testing.assert_array_equal(small[-1], shown.augmented_images[-1, -1])
+
+
+def test_the_data_come_with_what_is_surely_wrong_first(tmp_path):
+    write_run(tmp_path / "run")
+    summary = {
+        "rows": [["images", "9 train"], ["left out", "2 <b>.heic"]],
+        "warnings": ["the class 'emu' has few"],
+        "certain_errors": ["a.png is 'x', b.png is 'y', with the same pixels"],
+    }
+    path = tmp_path / "run/data.json"
+    path.write_text(json.dumps(summary))
+    page.write_page(tmp_path / "run")
+    text = (tmp_path / "run/report.html").read_text()
+    found = [text.index(words) for words in ("a.png is", "emu&#39; has few", "9 train")]
+    assert found == sorted(found) and "2 &lt;b&gt;.heic" in text
+    order = [
+        text.index(f'<section id="{name}"') for name in ("data", "suspects", "curves")
+    ]
+    assert order == sorted(order)
+    for wrong in ({}, {**summary, "rows": [["a"]]}, {**summary, "warnings": [3]}):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(RunFilesError, match=r"data\.json: it has no list"):
+            page.write_page(tmp_path / "run")
 
 
 @pytest.mark.parametrize(

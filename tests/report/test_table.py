@@ -22,7 +22,7 @@ def write_result(folder, *, start_epoch=2, fields=None, **results):
         "noise_ratio": 0.1,
         "epochs": 5,
         "test_error": 4.0,
-        "class_error": [0.0, 2.0, 4.0, 10.0],
+        "class_error": dict(zip("0123", [0.0, 2.0, 4.0, 10.0], strict=True)),
         "seconds": 9.0,
     } | results
     config = {

@@ -13,7 +13,10 @@ from configs import digits
 
 _PREPARED: dict = {}
 # Fields that neither data nor compiled steps depend on.
-_FREE = ("checkpoint_every", "checkpoint_minutes", "checkpoint_keep", "profile")
+_FREE = (
+    *("checkpoint_every", "checkpoint_minutes", "checkpoint_keep", "profile"),
+    *("save_probabilities", "save_embeddings"),
+)
 
 
 def tiny_config(method, epochs=2):

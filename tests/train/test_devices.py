@@ -162,7 +162,7 @@ def collectives(step, *args) -> list[tuple[str, int]]:
 def test_devices_exchange_gradients_statistics_and_rows_and_nothing_else():
     """Values are counted as they stand in the program, a loop's body once."""
     config = tiny_config("autodo")
-    config.num_devices = 8
+    config.num_devices = 4
     setup, state = prepare(config)
     (task, *_), (hyper, *_) = (setup.feed.batches(p, 1) for p in ("task", "hyper"))
     num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -214,12 +214,12 @@ def test_a_batch_that_the_devices_cannot_share_ends_in_one_line(tmp_path):
 
 def test_the_devices_in_use_hold_all_of_lambda_in_equal_blocks():
     config = tiny_config("autodo")
-    config.num_devices = 8
+    config.num_devices = 4
     _, state = prepare(config)
     for table in state.tables.values():
         shards = table.addressable_shards
-        assert len(shards) == 8
-        assert {shard.data.shape[0] for shard in shards} == {len(table) // 8}
+        assert len(shards) == 4
+        assert {shard.data.shape[0] for shard in shards} == {len(table) // 4}
 
 
 @pytest.mark.slow

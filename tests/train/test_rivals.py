@@ -57,7 +57,7 @@ def test_streamed_points_are_the_same(tmp_path):
     del grain
     losses = []
     for stream in (False, True):
-        config = tiny_config("joined", epochs=1)
+        config = tiny_config("joined")
         config.data.stream = stream
         losses.append(run(config, tmp_path / str(stream))[1][0]["train_loss"])
     assert losses[0] == losses[1]
@@ -84,9 +84,9 @@ def test_the_clean_set_is_not_another_one():
 def test_a_report_shows_the_rivals_beside_the_run(tmp_path):
     errors = {}
     for method in ("baseline", *config_lib.RIVALS):
-        result, _, _ = run(tiny_config(method, epochs=1), tmp_path / method)
+        result, _, _ = run(tiny_config(method), tmp_path / method)
         errors[method] = f"{result['test_error']:.2f}"
-    other = tiny_config("joined", epochs=1)
+    other = tiny_config("joined")
     other.seed = 1
     run(other, tmp_path / "another seed")
     found = runs.read(tmp_path / "baseline").rivals()

@@ -39,9 +39,15 @@ def test_the_features_are_what_the_head_classifies(finished):
 def test_the_suspects_are_the_points_with_the_highest_scores(finished):
     folder, run = finished
     shown = report_data.load_report_data(folder)
-    score = autodo_jax.load_dataset_report(folder).noise_score
+    report = autodo_jax.load_dataset_report(folder)
     assert len(shown.suspect_index) == 32
-    assert sorted(score)[-32:][::-1] == pytest.approx(score[shown.suspect_index])
+    # Suspects first, the worst of them and of the others first.
+    rank = sorted(zip(report.is_suspect, report.noise_score, strict=True))[-32:][::-1]
+    found = report.is_suspect[shown.suspect_index]
+    np.testing.assert_array_equal(found, [suspect for suspect, _ in rank])
+    assert [score for _, score in rank] == pytest.approx(
+        report.noise_score[shown.suspect_index]
+    )
     images = run.setup.data.splits.train.images
     np.testing.assert_array_equal(shown.suspect_images, images[shown.suspect_index])
     draws = 0 if run.setup.config.method == "baseline" else 3

@@ -58,8 +58,8 @@ def test_its_columns_are_those_of_the_contract_for_any_reader(tmp_path):
     rows = list(csv.DictReader(io.StringIO((tmp_path / "dataset.csv").read_text())))
     assert list(rows[0]) == [
         "index", "id", "given_label", "suggested_label", "label_confidence",
-        "noise_score", "weight", "gate_rotate", "gate_hue", "magnitude_rotate",
-        "magnitude_hue",
+        "noise_score", "is_suspect", "weight", "gate_rotate", "gate_hue",
+        "magnitude_rotate", "magnitude_hue",
     ]  # fmt: skip
     assert [row["index"] for row in rows] == list("0123")
     assert rows[1]["id"] == 'b/"2", x.png'

@@ -23,14 +23,18 @@ class BatchPlan:
     the result.
 
     Attributes:
-      num_points: of each part, "train", "validation", "test", and "fit", where theta
-        learns, if that is not the train set.
-      batch_size: B, of the task and hyper steps.
+      num_points: of each part, "train", "validation", "test", "fit", where theta
+        learns, if that is not the train set, and "joined", the train and the validation
+        set, if there are joined epochs.
+      batch_size: B, of the task and hyper steps; smaller parts than that, but for the
+        train set, give each step as many points as the devices can share.
       eval_batch_size: largest number of points in a step of the other phases.
       num_devices: the size of each step is a multiple of it.
       epochs: passes over the train set.
       start_epoch: E, epochs before the first with hyper steps; `epochs` for none.
       seed: of the order.
+      joined_epochs: the last ones, in which theta learns from the part "joined" and
+        there are no hyper steps.
     """
 
     num_points: Mapping[str, int]
@@ -40,6 +44,11 @@ class BatchPlan:
     epochs: int
     start_epoch: int
     seed: int
+    joined_epochs: int = 0
+
+    def is_joined(self, epoch: int) -> bool:
+        """True of an epoch in which the clean points take part."""
+        return bool(self.joined_epochs) and epoch >= self.epochs - self.joined_epochs
 
     @property
     def num_steps(self) -> int:
@@ -54,7 +63,8 @@ class BatchPlan:
         """
         if epoch == self.epochs:
             return ("train", "test")
-        hyper = ("hyper",) if epoch >= self.start_epoch else ()
+        learns = epoch >= self.start_epoch and not self.is_joined(epoch)
+        hyper = ("hyper",) if learns else ()
         return ("task", *hyper, "validation", "test")
 
     def length(self, phase: str) -> int:
@@ -70,6 +80,7 @@ class BatchPlan:
         """
         if phase == "task":
             part = "fit" if "fit" in self.num_points else "train"
+            part = "joined" if self.is_joined(epoch) else part
             return {part: self._shuffled(part, _TASK_STREAM, epoch)}
         if phase == "hyper":
             return {
@@ -83,9 +94,10 @@ class BatchPlan:
         return -(-size // self.num_devices) * self.num_devices
 
     def _shuffled(self, part: str, stream: int, epoch: int) -> np.ndarray:
+        shared = self.num_points[part] // self.num_devices * self.num_devices
         return shuffled_order(
             self.num_points[part],
-            self.batch_size,
+            min(self.batch_size, shared),
             self.num_steps,
             seed=(self.seed, stream, epoch),
         )

@@ -1,11 +1,14 @@
 """Batches of data sets that are on the devices."""
 
+import types
 from collections.abc import Iterator, Mapping
 
 import chex
 
-from autodo_jax.data.batches.batch import IndexedBatch
+from autodo_jax.data.batches.batch import ImageShape, IndexedBatch
 from autodo_jax.data.batches.plan import BatchPlan
+
+_AS_THEY_ARE: Mapping[str, ImageShape | None] = types.MappingProxyType({})
 
 
 class ResidentBatches:
@@ -16,6 +19,7 @@ class ResidentBatches:
         plan: BatchPlan,
         parts: Mapping[str, tuple[chex.Array, chex.Array]],
         steps_per_dispatch: int = 1,
+        image_shapes: Mapping[str, ImageShape | None] = _AS_THEY_ARE,
     ):
         """Holds parts that are on the devices already.
 
@@ -23,8 +27,9 @@ class ResidentBatches:
           plan: of the run.
           parts: part -> images and labels.
           steps_per_dispatch: K, training steps in one call to the devices.
+          image_shapes: part -> what `pack` says of its images; none: not packed.
         """
-        self._plan, self._parts = plan, parts
+        self._plan, self._parts, self._image_shapes = plan, parts, image_shapes
         self._steps_per_dispatch = steps_per_dispatch
 
     def batches(
@@ -39,6 +44,8 @@ class ResidentBatches:
         for step in range(start, length, num_steps):
             at = slice(step, step + num_steps) if num_steps > 1 else step
             yield tuple(
-                IndexedBatch(*self._parts[part], index[at])
+                IndexedBatch(
+                    *self._parts[part], index[at], self._image_shapes.get(part)
+                )
                 for part, index in order.items()
             )

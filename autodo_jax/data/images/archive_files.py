@@ -14,13 +14,14 @@ from typing import IO
 
 from autodo_jax.errors import DataError
 
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     EOFError,
     KeyError,  # from tarfile, for a link to an absent file
     RuntimeError,  # from zipfile, for encryption and unknown compression
     lzma.LZMAError,
     tarfile.TarError,
+    UnicodeDecodeError,  # from zipfile, for names that are not what they are said to be
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -33,7 +34,7 @@ def reading(root: pathlib.Path) -> Iterator[None]:
     """Turns errors of a reader into a DataError of one line."""
     try:
         yield
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise DataError(
             f"{root} cannot be read: {error}", "make it readable", "get it again"
         ) from error
@@ -116,6 +117,14 @@ class TarReader:
         with open(self.path, "rb") as file:
             file.seek(extent[0])
             return file.read(extent[1])
+
+    def head(self, extent: Extent) -> bytes:
+        """Returns the first bytes of a file; none of a file without contents."""
+        return (
+            b""
+            if isinstance(extent, str)
+            else self.read((extent[0], min(extent[1], 32)))
+        )
 
 
 def tar_extents(members: Sequence[tarfile.TarInfo]) -> list[Extent]:

@@ -2,26 +2,34 @@
 
 import contextlib
 import dataclasses
-import io
 import itertools
 import math
 import struct
-import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
+from typing import NamedTuple
 
 import ml_collections
 import numpy as np
 from PIL import Image, ImageOps
 
+from autodo_jax.data.images import formats
 from autodo_jax.errors import DataError
 
 MAX_PIXELS = 2**26  # 8192 x 8192; larger images may be crafted to fill memory
 RESIZES = ("crop", "stretch")
 _MODES = {1: "L", 3: "RGB"}
-# MAX_PIXELS is stricter than Pillow's own bound.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+_SCALES = (2, 4, 8)  # at which JPEGs can be decoded instead
 _CHUNK = 256  # encoded images in memory at once, besides the decoded ones
+UNREADABLE = ("replace it", "move it elsewhere")  # advice on an image
+_LISTED = 10  # unreadable images that an error names
+
+
+Contents = bytes | DataError  # of a file, or the error of reading it
+
+
+class TooManyPixels(ValueError):
+    """An image whose pixels would take too much memory."""
 
 
 def to_array(
@@ -30,6 +38,7 @@ def to_array(
     channels: int,
     size: tuple[int, int] | tuple[()] = (),
     resize: str = "crop",
+    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """Returns the pixels of an upright, opaque image.
 
@@ -43,21 +52,22 @@ def to_array(
       size: (height, width) in pixels; () keeps the image's own.
       resize: "crop" scales the image to just cover `size`, keeping its aspect ratio,
         and cuts out the centre; "stretch" scales each side on its own.
+      max_pixels: of the image; a larger JPEG is decoded at a half, a quarter or an
+        eighth of its sides, if it is resized anyway.
 
     Returns:
       uint8 [H, W, channels].
 
     Raises:
       OSError: the file is truncated or corrupt.
-      ValueError: more than MAX_PIXELS pixels, other `channels` or another `resize`.
+      TooManyPixels: more than `max_pixels` pixels, or 65,536 on a side.
+      ValueError: other `channels` or another `resize`.
     """
     if channels not in _MODES:
         raise ValueError(f"channels is {channels}, expected 1 (grey) or 3 (RGB)")
     if resize not in RESIZES:
         raise ValueError(f"resize is {resize!r}, expected one of {', '.join(RESIZES)}")
-    if image.width * image.height > MAX_PIXELS:
-        sides = _sides((image.height, image.width))
-        raise ValueError(f"it has {sides} pixels, more than {MAX_PIXELS:,}")
+    _check_pixels(image, size, max_pixels)
     image = _opaque(_eight_bit(_upright(image)))
     if image.mode != _MODES[channels]:
         image = image.convert(_MODES[channels])
@@ -66,6 +76,27 @@ def to_array(
         scale = ImageOps.fit if resize == "crop" else Image.Image.resize
         image = scale(image, (width, height), Image.Resampling.BILINEAR)
     return np.array(image).reshape(image.height, image.width, channels)
+
+
+def _check_pixels(
+    image: Image.Image, size: tuple[int, int] | tuple[()], max_pixels: int
+) -> None:
+    """Refuses a large image, but for a JPEG that can be decoded at a smaller scale."""
+    height, width = image.height, image.width
+    if max(height, width) > formats.MAX_SIDE:
+        raise TooManyPixels(
+            f"it has {_sides((height, width))} pixels, more than {formats.MAX_SIDE:,} "
+            "on a side"
+        )
+    if size and width * height > max_pixels:
+        for scale in _SCALES:
+            if (width // scale) * (height // scale) <= max_pixels:
+                image.draft(image.mode, (width // scale, height // scale))
+                break
+    if image.width * image.height > max_pixels:
+        raise TooManyPixels(
+            f"it has {_sides((height, width))} pixels, more than {max_pixels:,}"
+        )
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -98,6 +129,7 @@ class Decoder:
     channels: int
     size: tuple[int, int] | tuple[()] = ()
     resize: str = "crop"
+    max_pixels: int = MAX_PIXELS
 
     def __call__(self, file: tuple[str, bytes]) -> np.ndarray:
         """Returns uint8 [H, W, channels].
@@ -106,23 +138,31 @@ class Decoder:
           DataError: the image, which the message names, cannot be decoded.
         """
         name, content = file
-        stream = io.BytesIO(content)
         try:
-            with Image.open(stream) as image:
-                return to_array(
-                    image,
-                    channels=self.channels,
-                    size=self.size,
-                    resize=self.resize,
-                )
+            with formats.open_image(content) as image:
+                return to_array(image, **dataclasses.asdict(self))
+        except TooManyPixels as error:
+            raise DataError(
+                f"the image {name} cannot be read: {error}",
+                "replace it",
+                "raise <config.data.max_pixels>",
+                *(() if self.size else ("resize all by <config.data.image_size>",)),
+            ) from error
         # Decoders raise errors of any kind for damaged files.
         except Exception as error:
-            reason = str(error).replace(repr(stream), "by its content")
             raise DataError(
-                f"the image {name} cannot be read: {reason}",
-                "replace it",
-                "move it elsewhere",
+                f"the image {name} cannot be read: {error}", *UNREADABLE
             ) from error
+
+    def attempt(self, file: tuple[str, Contents]) -> np.ndarray | DataError:
+        """Returns the pixels, or the error that `__call__` would raise."""
+        name, content = file
+        if isinstance(content, DataError):
+            return content
+        try:
+            return self((name, content))
+        except DataError as error:
+            return error
 
     @contextlib.contextmanager
     def mapping(self) -> Iterator[Callable[..., Iterator[np.ndarray]]]:
@@ -134,37 +174,76 @@ class Decoder:
 
 def decoder(data: ml_collections.ConfigDict) -> Decoder:
     """Returns the decoder that config.data asks for."""
-    return Decoder(len(data.mean), tuple(data.image_size), data.resize)
+    size = tuple(data.image_size)
+    return Decoder(len(data.mean), size, data.resize, data.max_pixels)
+
+
+class Decoded(NamedTuple):
+    """Images in memory, and those that could not be read."""
+
+    pixels: np.ndarray  # uint8 [N, H, W, channels], of the readable ones
+    rows: np.ndarray  # int [N], their positions among the files
+    failures: list[DataError]
 
 
 def decode_all(
-    files: Iterable[tuple[str, bytes]], num_files: int, decoder: Decoder
-) -> np.ndarray:
-    """Returns the pixels of encoded images, which must be of one size when decoded.
+    files: Iterable[tuple[str, Contents]], num_files: int, decoder: Decoder
+) -> Decoded:
+    """Decodes images, which must be of one size when decoded.
 
     Args:
-      files: names, for messages, and contents; read as they are needed.
+      files: names, for messages, and contents, or the errors of reading them.
       num_files: N >= 1.
       decoder: of one image.
 
-    Returns:
-      uint8 [N, H, W, channels].
-
     Raises:
-      DataError: an image that cannot be decoded, or differs in size from the first.
+      DataError: an image that differs in size from the first.
     """
-    pixels = np.empty(0, np.uint8)
+    pixels, first = np.zeros((0, 0, 0, 0), np.uint8), ""
+    rows: list[int] = []
+    failures: list[DataError] = []
+    for row, (name, image) in enumerate(attempts(files, decoder)):
+        if isinstance(image, DataError):
+            failures.append(image)
+            continue
+        if not rows:
+            first, pixels = name, _reserve((num_files, *image.shape))
+        check_size(name, image.shape, first, pixels.shape[1:])
+        pixels[len(rows)] = image
+        rows.append(row)
+    return Decoded(pixels[: len(rows)], np.array(rows, np.int64), failures)
+
+
+def attempts(
+    files: Iterable[tuple[str, Contents]], decoder: Decoder
+) -> Iterator[tuple[str, np.ndarray | DataError]]:
+    """Yields the name of each file with its pixels, or with the error of reading it."""
     remaining = iter(files)
     with decoder.mapping() as map_all:
-        for start in range(0, num_files, _CHUNK):
-            chunk = list(itertools.islice(remaining, _CHUNK))
-            for i, image in enumerate(map_all(decoder, chunk), start):
-                name = chunk[i - start][0]
-                if i == 0:
-                    first, pixels = name, _reserve((num_files, *image.shape))
-                check_size(name, image.shape, first, pixels.shape[1:])
-                pixels[i] = image
-    return pixels
+        while chunk := list(itertools.islice(remaining, _CHUNK)):
+            names = [name for name, _ in chunk]
+            yield from zip(names, map_all(decoder.attempt, chunk), strict=True)
+
+
+def refuse(failures: Sequence[DataError], *advice: str) -> None:
+    """Raises one DataError for all images that cannot be read, if there are any.
+
+    Args:
+      failures: one for each image.
+      advice: further alternatives.
+    """
+    if len(failures) == 1:
+        raise DataError(failures[0].reason, *failures[0].advice, *advice)
+    if failures:
+        listed = "; ".join(error.reason for error in failures[:_LISTED])
+        more = len(failures) - _LISTED
+        raise DataError(
+            f"{len(failures)} images cannot be read: {listed}"
+            f"{f'; and {more} others' * (more > 0)}",
+            "replace them",
+            "move them elsewhere",
+            *advice,
+        )
 
 
 def check_size(

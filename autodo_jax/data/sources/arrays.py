@@ -1,4 +1,4 @@
-"""Images and labels in memory, as `optimize_dataset` takes them."""
+"""Images, or features, and labels in memory, as `optimize_dataset` takes them."""
 
 from typing import Any, NoReturn
 
@@ -8,7 +8,7 @@ import numpy as np
 from autodo_jax.data.dataset import Dataset, SourceSplits
 from autodo_jax.errors import DataError
 
-Arrays = tuple[Any, Any]  # (images, labels)
+Arrays = tuple[Any, Any]  # (images or features, labels)
 
 
 def load(data: ml_collections.ConfigDict, seed: int) -> NoReturn:
@@ -26,7 +26,8 @@ def to_splits(
 
     Args:
       train, validation, test: images [N, H, W] or [N, H, W, channels] of 1 or 3
-        channels, uint8 or floating in [0, 1]; labels [N], integers from 0 on.
+        channels, uint8 or floating in [0, 1], or features [N, D], floating; labels
+        [N], integers from 0 on.
 
     Raises:
       DataError: anything else.
@@ -36,7 +37,7 @@ def to_splits(
         given["test"] = test
     images, labels = {}, {}
     for name, part in given.items():
-        images[name] = to_images(name, pair(name, part)[0])
+        images[name] = to_points(name, pair(name, part)[0])
         labels[name] = _labels(name, part[1])
     num_classes = 1 + max(int(part.max()) for part in labels.values())
     if num_classes > len(labels["train"]):
@@ -68,6 +69,23 @@ def pair(name: str, part: Any) -> Arrays:
     if not isinstance(part, (tuple, list)) or len(part) != 2:
         raise DataError(f"`{name}` must be a pair (images, labels)")
     return part[0], part[1]
+
+
+def to_points(name: str, values: Any) -> np.ndarray:
+    """Returns features as they are, floats [N, D], or images as `to_images` does.
+
+    Raises:
+      DataError: anything else.
+    """
+    points = _array(f"{name} points", values)
+    if points.ndim != 2:
+        return to_images(name, values)
+    if not points.size or not np.issubdtype(points.dtype, np.floating):
+        raise DataError(
+            f"the {name} features are {points.dtype} of shape {points.shape}, expected "
+            "floats [N, D], all of them at least 1"
+        )
+    return points
 
 
 def to_images(name: str, values: Any) -> np.ndarray:

@@ -184,15 +184,23 @@ def _read(
         path=pathlib.Path(builder.data_path),
         remedy=_redo(data),
     )
-    decoder = decode.decoder(data)
     return Dataset(
-        images=lazy.LazyImages.of(encoded, decoder)
-        if data.stream
-        else decode.decode_all(encoded.read_all(), len(rows), decoder),
+        images=_pixels(encoded, data),
         labels=encoded.labels,
         ids=encoded.ids,
         class_names=tuple(builder.info.features["label"].names),
     )
+
+
+def _pixels(
+    encoded: "_Encoded", data: ml_collections.ConfigDict
+) -> np.ndarray | lazy.LazyImages:
+    decoder = decode.decoder(data)
+    if data.stream:
+        return lazy.LazyImages.of(encoded, decoder)
+    decoded = decode.decode_all(encoded.read_all(), len(encoded), decoder)
+    decode.refuse(decoded.failures)
+    return decoded.pixels
 
 
 class _Index(NamedTuple):

@@ -197,3 +197,25 @@ def test_num_steps_steps_at_once_end_with_what_is_left(phase, num_steps):
 def test_resident_data_have_no_step_behind_the_last():
     feed = ResidentBatches(create(), {"train": (np.zeros(1), np.zeros(1))})
     assert list(feed.batches("task", 0, start=create().num_steps)) == []
+
+
+@pytest.mark.parametrize(
+    ("num_clean", "num_devices", "size"),
+    [(16, 1, 16), (6, 1, 6), (6, 4, 4), (16, 8, 16), (64, 8, 64), (99, 1, 64)],
+)
+def test_few_clean_points_make_smaller_steps_of_them_alone(
+    num_clean, num_devices, size
+):
+    plan = BatchPlan(
+        num_points={"train": 200, "validation": num_clean, "test": 5, "fit": num_clean},
+        batch_size=64,
+        eval_batch_size=64,
+        num_devices=num_devices,
+        epochs=2,
+        start_epoch=1,
+        seed=0,
+    )
+    order = plan.order("hyper", 1)
+    assert order["train"].shape == (3, 64) and order["validation"].shape == (3, size)
+    assert plan.order("task", 1)["fit"].shape == (3, size)
+    assert all(len(set(row)) == size for row in order["validation"].tolist())

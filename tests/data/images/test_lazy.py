@@ -172,8 +172,7 @@ def test_all_are_never_decoded_unasked(same_size):
 def test_only_the_first_is_decoded_for_its_size(root, same_size, monkeypatch):
     decoded = []
 
-    def to_array(image, *, channels, size, resize):
-        del channels, resize
+    def to_array(image, *, size, **_):
         decoded.append(image)
         return np.zeros((*(size or image.size[::-1]), 3), np.uint8)
 
@@ -191,6 +190,7 @@ def test_split_and_distortions_leave_images_encoded(root, monkeypatch, outer_set
         config.data.update(
             source="folder", data_dir=str(root), image_size=SIZE, mean=(0.5, 0.5, 0.5)
         )
+        config.data.allow_overlap = True
         config.data.update(outer_set=outer_set, stream=stream, imbalance_ratio=2.0)
         return run_data.load(config)
 
@@ -280,8 +280,9 @@ def message(function, *arguments):
 @pytest.mark.parametrize("content", [b"", b"text", test_folder.truncated()])
 def test_an_image_that_cannot_be_decoded_is_named_as_ever(same_size, content):
     (same_size / "train/dog/3.png").write_bytes(content)
-    expected = message(test_folder.load, same_size)
+    expected, _, more = message(test_folder.load, same_size).partition(", or leave")
     assert expected.startswith("the image train/dog/3.png cannot be read: ")
+    assert more == " them out by config.data.skip_unreadable = True"
     train = streamed(same_size)
     assert message(train.__getitem__, 5) == expected
     assert message(train.decode, np.arange(8)) == expected

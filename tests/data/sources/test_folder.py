@@ -9,11 +9,12 @@ import time
 import zipfile
 from collections.abc import Callable
 
-import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
 
+from autodo_jax.config import default_config
+from autodo_jax.data.images import opened
 from autodo_jax.data.sources import folder
 from autodo_jax.errors import DataError
 
@@ -21,16 +22,9 @@ ARCHIVE = os.environ.get("AUTODO_CIFAR10_JPEG", "")
 
 
 def fields(data_dir, **changed):
-    data = {
-        "data_dir": str(data_dir),
-        "image_size": (),
-        "resize": "crop",
-        "stream": False,
-        "mean": (0.5, 0.5, 0.5),
-        "max_train_points": 0,
-        "max_test_points": 0,
-    }
-    return ml_collections.ConfigDict(data | changed)
+    data = default_config().data
+    data.update({"data_dir": str(data_dir), "mean": (0.5, 0.5, 0.5), **changed})
+    return data
 
 
 def load(data_dir, *, seed=0, **changed):
@@ -363,7 +357,7 @@ def test_a_file_that_may_not_be_read_is_refused(root, monkeypatch):
     def refuse(path, mode):
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(folder, "open", refuse, raising=False)
+    monkeypatch.setattr(opened, "open", refuse, raising=False)
     with pytest.raises(DataError, match=r"Permission denied: '.*/train/cat/0\.png'; "):
         load(root)
 

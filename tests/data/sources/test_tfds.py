@@ -7,11 +7,11 @@ import socket
 import sys
 import time
 
-import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
 
+from autodo_jax.config import default_config
 from autodo_jax.data.images import decode
 from autodo_jax.data.prepare import __main__ as prepare
 from autodo_jax.data.prepare import originals
@@ -24,20 +24,10 @@ RECORDS = "cifar10-train.array_record-00000-of-00001"
 
 
 def data_config(source, data_dir, **fields):
-    return ml_collections.ConfigDict(
-        {
-            "source": source,
-            "data_dir": str(data_dir),
-            "extra": False,
-            "max_train_points": 0,
-            "max_test_points": 0,
-            "image_size": (),
-            "resize": "crop",
-            "stream": False,
-            "mean": (0.5, 0.5, 0.5),
-            **fields,
-        }
-    )
+    data = default_config().data
+    given = {"source": source, "data_dir": str(data_dir), "mean": (0.5, 0.5, 0.5)}
+    data.update({**given, **fields})
+    return data
 
 
 @pytest.fixture(scope="module")

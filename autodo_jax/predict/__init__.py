@@ -1,0 +1,1 @@
+"""The trained network of a run: loaded, and applied to arrays and to files."""
