@@ -41,12 +41,15 @@ from autodo_jax.implicit import (
     curvature,
     hypergrad,
     hypergrad_root,
+    hypergrads,
     implicit_argmin,
     implicit_fixed_point,
     implicit_root,
+    preconditioners,
     solvers,
     value_and_hypergrad,
     value_and_hypergrad_root,
+    value_and_hypergrads,
 )
 from autodo_jax.version import __version__
 from autodo_jax.workdir.dataset_report import DatasetReport, load_dataset_report
@@ -64,15 +67,18 @@ __all__ = [
     "curvature",
     "hypergrad",
     "hypergrad_root",
+    "hypergrads",
     "implicit_argmin",
     "implicit_fixed_point",
     "implicit_root",
     "load_dataset_report",
     "load_run",
     "optimize_dataset",
+    "preconditioners",
     "solvers",
     "value_and_hypergrad",
     "value_and_hypergrad_root",
+    "value_and_hypergrads",
 ]
 
 

@@ -135,7 +135,7 @@ def call_solver(
 
 def mean_product(
     matvec: Matvec, params: PyTree, vary: Callable, mean: Callable
-) -> Matvec:
+) -> LinearMap:
     """Returns the product on float32 vectors, averaged over the devices.
 
     Derivatives of the local loss first, the mean over the axis last.
@@ -152,18 +152,17 @@ def mean_product(
     return LinearMap(lambda v: mean(local(vary(v))), transposed)
 
 
-def best_length(product: PyTree, b: PyTree, length: chex.Array) -> chex.Array:
-    """Returns `length`, or where `|length * product - b| > |b|` the best one.
+def best_length(
+    product: PyTree, unit_b: PyTree, b_norm: chex.Array
+) -> tuple[chex.Array, chex.Array]:
+    """Returns the c of smallest `|c product - b|`, and that residual, at most |b|.
 
-    With `product = A u` the residual of `c u` is smallest, and at most |b|, at
-    `c = (A u)'b / |A u|^2`. Recurrences
-    say that they are below |b|, but lose it to rounding in singular systems.
+    With `product = A u` it is `c = (A u)'b / |A u|^2`.
     """
-    unit_b, b_norm = tree.normalize(b)
     unit_product, product_norm = tree.normalize(product)
-    residual = optax.tree.sub(tree.scale(length, product), b)
-    best = tree.vdot(unit_product, unit_b) * b_norm / nonzero(product_norm)
-    return jnp.where(tree.norm(residual) <= b_norm, length, best)
+    along = tree.vdot(unit_product, unit_b)
+    residual = b_norm * jnp.sqrt(jnp.maximum(1 - along**2, 0))
+    return along * b_norm / nonzero(product_norm), residual
 
 
 def nonzero(x: chex.Array) -> chex.Array:

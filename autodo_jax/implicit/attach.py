@@ -99,6 +99,7 @@ def _linearize(
 ) -> Callable[[tuple], PyTree]:
     """Returns the derivative of the solution: tangents of the operands -> of theta."""
     vary, mean = collectives(problem.axis_name)
+    params = theta
     theta, operands = _vary_floats(vary, (theta, operands))
 
     def optimality(theta: PyTree, arrays: list, captured: list) -> PyTree:
@@ -125,8 +126,9 @@ def _linearize(
         )
         b = jax.tree.map(jnp.negative, mean(tree.promote(b)))
         matvec = mean_product(local_matvec(), theta, vary, mean)
-        x = _solve(problem, matvec, vary(b), vary, mean)
-        return tree.cast_like(mean(x), theta)  # Equal already, but not known to be.
+        x = _solve(problem, matvec, _together(vary(b)), vary, mean)
+        x = tree.cast_like(mean(x), params)  # Equal already, but not known to be.
+        return jax.tree.map(tree.vary_like, x, params)
 
     return derivative
 
@@ -138,35 +140,46 @@ def _vary_floats(vary: Callable, operands: tuple) -> tuple:
     )
 
 
+def _together(b: PyTree) -> PyTree:
+    """Makes all leaves depend on the tangents where one does.
+
+    Reverse mode through `custom_linear_solve` fails where only some of them do, that
+    is where an equation has no hyperparameter in it.
+    """
+    axes = {tree.varying_axes(leaf) for leaf in jax.tree.leaves(b)}
+    return jax.lax.optimization_barrier(b) if len(axes) == 1 else b
+
+
 def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, (jax.Array, np.ndarray, np.generic))
 
 
 def _solve(
-    problem: Problem, matvec: Matvec, b: PyTree, vary: Callable, mean: Callable
+    problem: Problem, matvec: LinearMap, b: PyTree, vary: Callable, mean: Callable
 ) -> PyTree:
     """Returns `A^-1 b`, with derivatives in A and b by solves with the same solver.
 
     Operands are marked as varying over the devices, because cotangents are.
     """
 
-    def solve(product: Matvec, rhs: PyTree) -> PyTree:
-        def transposed(u: PyTree) -> PyTree:
-            return mean(jax.linear_transpose(product, rhs)(vary(u))[0])
+    def solve_with(matrix: LinearMap) -> Callable:
+        def solve(_: Matvec, rhs: PyTree) -> PyTree:
+            # One right-hand side for all devices, whose loops end together then.
+            x, _ = solve_from(
+                lambda unit, scale: call_solver(problem.solver, matrix, unit, scale),
+                matrix,
+                mean(rhs),
+                None,
+            )
+            return vary(x)
 
-        averaged = LinearMap(lambda v: mean(product(vary(v))), transposed)
-        # One right-hand side for all devices, whose loops end together then.
-        x, _ = solve_from(
-            lambda unit, scale: call_solver(problem.solver, averaged, unit, scale),
-            averaged,
-            mean(rhs),
-            None,
-        )
-        return vary(x)
+        return solve
 
     def varying_matvec(v: PyTree) -> PyTree:
         return vary(matvec(v))
 
+    solve = solve_with(matvec)
     if problem.curvature is not None:
         return jax.lax.custom_linear_solve(varying_matvec, b, solve, symmetric=True)
-    return jax.lax.custom_linear_solve(varying_matvec, b, solve, solve)
+    transposed = solve_with(LinearMap(matvec.transposed, matvec.product))
+    return jax.lax.custom_linear_solve(varying_matvec, b, solve, transposed)

@@ -94,7 +94,8 @@ def implicit_gradient(
 
     with tree.sharded_over(axes):
         x, solver_info = solve_from(solve, matvec, b, x0)
-        # A series would pay a product for it, and has looked at its residuals.
+        # A series would pay a product for it where the residual is not asked for, and
+        # has looked at all its residuals but the last.
         is_recurrence = isinstance(solver, BoundedSolver)
         is_recurrence &= not isinstance(solver, Neumann)
 
@@ -123,15 +124,20 @@ def _assemble(
     # At x / |x|, because a tiny x would underflow in x'Ax, and in float16 everywhere.
     unit_x, x_norm = tree.normalize(x)
     unit_product, mixed = adjoint(unit_x)
+    unit_b, b_norm = tree.normalize(b)
+    residual = tree.norm(optax.tree.sub(tree.scale(x_norm, unit_product), b))
     if is_recurrence:
-        length = best_length(unit_product, b, x_norm)
-        x = tree.select(length == x_norm, x, tree.scale(length, unit_x))
-        x_norm = length
+        # Recurrences say that they are below |b|, but lose it to rounding in singular
+        # systems.
+        length, shorter = best_length(unit_product, unit_b, b_norm)
+        is_below = residual <= b_norm
+        x = tree.select(is_below, x, tree.scale(length, unit_x))
+        x_norm = jnp.where(is_below, x_norm, length)
+        residual = jnp.where(is_below, residual, shorter)
     grads = optax.tree.sub(direct, tree.scale(x_norm, mixed))
-    product, b_norm = tree.scale(x_norm, unit_product), tree.norm(b)
     return grads, HypergradInfo(
         inner_grad_norm=jnp.zeros(()),
-        residual_norm=tree.norm(optax.tree.sub(product, b)) / nonzero(b_norm),
+        residual_norm=residual / nonzero(b_norm),
         curvature=tree.vdot(unit_x, unit_product),
         rhs_norm=b_norm,
         direct_norm=tree.norm(tree.promote(direct)),

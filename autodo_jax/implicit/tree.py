@@ -71,7 +71,8 @@ def normalize(tree: PyTree) -> tuple[PyTree, chex.Array]:
     """Returns `(tree / |tree|, |tree|)`, and `(tree, 0)` for a tree of zeros.
 
     The largest entry is divided out first: hypergradients of a mean over many points
-    are small enough for their squares to underflow in float32.
+    are small enough for their squares to underflow in float32. The barrier keeps the
+    compiler from squaring a constant factor of the tree before that.
     """
     leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.size]
     if not leaves:
@@ -80,6 +81,7 @@ def normalize(tree: PyTree) -> tuple[PyTree, chex.Array]:
     # Both `where`s keep the derivative of a zero tree finite.
     is_zero = largest == 0
     scaled = scale(1 / jnp.where(is_zero, 1, largest), tree)
+    scaled = jax.tree.map(jax.lax.optimization_barrier, scaled)  # Each its own axes.
     squared = vdot(scaled, scaled)
     scaled_norm = jnp.sqrt(jnp.where(is_zero, 1, squared))
     return scale(1 / scaled_norm, scaled), jnp.where(is_zero, 0, scaled_norm * largest)

@@ -268,9 +268,8 @@ def test_methods(name, x64):
     np.testing.assert_allclose(by_strength(3.0), -2 / 16, rtol=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("kind", "check_vma"), [("argmin", True), ("argmin", False), ("root", False)]
-)
+@pytest.mark.parametrize("kind", ["argmin", "root"])
+@pytest.mark.parametrize("check_vma", [True, False])
 def test_axis_name(kind, check_vma, x64):
     """Losses that are means over the shards of four devices: ridge on all data."""
     problem = problems.scalar_ridge()
