@@ -22,6 +22,8 @@ from typing import Any
 import common
 import numpy as np
 
+from autodo_jax.workdir import files
+
 NOISE, NUM_CLEAN, NUM_TEST, BLOCK = 0.2, 1000, 2000, 10000
 SEPARATION = 0.16  # of the centres, in deviations of a feature
 
@@ -85,7 +87,7 @@ def measure(system: str, folder: pathlib.Path, workdir: pathlib.Path) -> dict[st
     if status:
         raise SystemExit(f"{system} ended with status {status}")
     if system == "autodo":
-        error = json.loads((workdir / "result.json").read_text())["test_error"]
+        error = json.loads((workdir / files.RESULT).read_text())["test_error"]
     else:
         error = float(printed)
     return {

@@ -36,7 +36,7 @@ def draw_images(batch, channels, size=8):
 
 
 def test_every_network_is_held_to_the_contract():
-    assert set(SMALL) == set(models.NAMES)
+    assert set(SMALL) == set(models.NAMES) - set(models.HEADS)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -62,7 +62,7 @@ class BatchPlan:
           epoch: from 0; `epochs` means the evaluation after the last.
         """
         if epoch == self.epochs:
-            return ("train", "test")
+            return ("train", "validation", "test")
         learns = epoch >= self.start_epoch and not self.is_joined(epoch)
         hyper = ("hyper",) if learns else ()
         return ("task", *hyper, "validation", "test")

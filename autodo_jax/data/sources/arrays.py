@@ -77,13 +77,18 @@ def to_points(name: str, values: Any) -> np.ndarray:
     Raises:
       DataError: anything else.
     """
-    points = _array(f"{name} points", values)
+    points = _array(f"{name} images", values)
     if points.ndim != 2:
         return to_images(name, values)
-    if not points.size or not np.issubdtype(points.dtype, np.floating):
+    if not np.issubdtype(points.dtype, np.floating):
+        raise DataError(
+            f"the {name} images have shape {points.shape} and are {points.dtype}, "
+            "expected [N, H, W] or [N, H, W, channels], or features, floats [N, D]"
+        )
+    if not points.size:
         raise DataError(
             f"the {name} features are {points.dtype} of shape {points.shape}, expected "
-            "floats [N, D], all of them at least 1"
+            "[N, D], both at least 1"
         )
     return points
 

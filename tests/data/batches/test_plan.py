@@ -74,7 +74,7 @@ def create(**changed):
 def test_an_epoch_has_hyper_steps_from_the_start_epoch_on():
     before = ("task", "validation", "test")
     after = ("task", "hyper", "validation", "test")
-    result = ("train", "test")
+    result = ("train", "validation", "test")
     for start_epoch in (0, 2, 4):  # 4: without hyperparameters
         plan = create(start_epoch=start_epoch)
         for epoch in range(4):
