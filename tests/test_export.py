@@ -163,7 +163,7 @@ def test_it_says_how_many_of_which_class_and_how_many_should_be_wrong(tmp_path, 
     assert lines == [
         "class cat: 1 dropped, 0 relabelled of 3 train images",
         "class dog: 1 dropped, 0 relabelled of 3 train images",
-        "by its own probabilities 85 % of the suspects have a wrong label",
+        "the run expects 85 % of the suspects to have a wrong label",
     ]
 
 

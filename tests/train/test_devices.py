@@ -238,7 +238,7 @@ def test_digits_on_one_two_four_and_eight_devices():
 def test_photographs_on_one_and_four_devices():
     config = cifar10_jpeg.get_config("autodo_s")
     config.data.data_dir = str(PHOTOGRAPHS)
-    config.data.max_train_points, config.data.max_test_points = 2000, 200
+    config.data.max_train_points, config.data.max_test_points = 1000, 200
     config.model.name = "wide_resnet"
     config.model.depth, config.model.width = 10, 1
     config.epochs, config.hyper.start_epoch = 2, 1
