@@ -49,9 +49,12 @@ def conjugate_gradient(
     """Preconditioned conjugate gradients for a symmetric positive definite A.
 
     Takes at most `max_iters` products. The right-hand side is scaled to unit norm, so
-    tiny gradients do not underflow; `b = 0` gives 0. Returns the iterate of smallest
-    residual, which is at most |b|. At a direction of negative curvature it takes the
-    step of smallest residual along it and stops; its `ConjugateGradientInfo` says so.
+    tiny gradients do not underflow; `b = 0` gives 0. The residual of iterates may grow
+    for long where b lies along small eigenvalues, so the iterates are smoothed: of the
+    points on the line to each of them the one of smallest residual is kept, whose
+    residual is at most |b| and never grows (Zhou and Walker, 1994). At a direction of
+    negative curvature it takes the step of smallest residual along it and stops; its
+    `ConjugateGradientInfo` says so.
 
     Args:
       max_iters: maximal number of iterations, >= 1.
@@ -69,10 +72,12 @@ class _CGState(NamedTuple):
     r: PyTree  # residual
     p: PyTree  # direction
     rz: chex.Array  # r'Mr
-    rr: chex.Array  # r'r
     stopped: chex.Array  # bool: the curvature was negative
-    best: PyTree  # the iterate of smallest residual
-    best_rr: chex.Array
+    # On the lines between iterates, the point of smallest residual: its residual never
+    # grows, and is that of the minimal residual method (Zhou and Walker, 1994).
+    smooth: PyTree
+    smooth_r: PyTree
+    smooth_rr: chex.Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,11 +109,11 @@ class ConjugateGradient(HashableOptions):
         precondition = self.preconditioner or (lambda v: v)
 
         def is_unfinished(state: _CGState) -> chex.Array:
-            is_large = state.rr > threshold**2
+            is_large = state.smooth_rr > threshold**2
             return (state.k < self.max_iters) & ~state.stopped & is_large
 
         def iterate(state: _CGState) -> _CGState:
-            k, x, r, p, rz, rr, _, best, best_rr = state
+            k, x, r, p, rz, _, smooth, smooth_r, _ = state
             product = matvec(p)
             curvature = tree.vdot(p, product)
             negative = curvature <= 0
@@ -122,11 +127,12 @@ class ConjugateGradient(HashableOptions):
             z = precondition(r)
             new_rz = tree.vdot(r, z)
             p = tree.add_scaled(z, new_rz / _nonzero(rz), p)
-            rr = tree.vdot(r, r)
-            is_best = rr < best_rr
-            best = tree.select(is_best, x, best)
-            best_rr = jnp.where(is_best, rr, best_rr)
-            return _CGState(k + 1, x, r, p, new_rz, rr, negative, best, best_rr)
+            change = tree.add_scaled(r, -1, smooth_r)
+            share = -tree.vdot(smooth_r, change) / _nonzero(tree.vdot(change, change))
+            smooth = tree.add_scaled(smooth, share, tree.add_scaled(x, -1, smooth))
+            smooth_r = tree.add_scaled(smooth_r, share, change)
+            rr = tree.vdot(smooth_r, smooth_r)
+            return _CGState(k + 1, x, r, p, new_rz, negative, smooth, smooth_r, rr)
 
         z = precondition(unit)
         zero, rr = tree.zeros_like(unit), tree.vdot(unit, unit)
@@ -136,14 +142,14 @@ class ConjugateGradient(HashableOptions):
             unit,
             z,
             tree.vdot(unit, z),
-            rr,
             jnp.array(False),
             zero,
+            unit,
             rr,
         )
         end = loops.while_loop(is_unfinished, iterate, start)
-        info = ConjugateGradientInfo(end.k, jnp.sqrt(end.best_rr), end.stopped)
-        return tree.scale(b_norm, end.best), info
+        info = ConjugateGradientInfo(end.k, jnp.sqrt(end.smooth_rr), end.stopped)
+        return tree.scale(b_norm, end.smooth), info
 
 
 class NormalCGInfo(NamedTuple):

@@ -317,3 +317,22 @@ def test_inner_losses_with_auxiliary_output(x64):
         hypergrad(inner, sum_outer, h, h)
     with pytest.raises(TypeError, match=r"`inner_loss`.*pair.*inner_has_aux=True"):
         hypergrad(lambda w, h: inner(w, h)[0], sum_outer, h, h, inner_has_aux=True)
+
+
+def test_conjugate_gradients_get_somewhere_where_their_residual_grows(x64):
+    """Along small eigenvalues the iterates' residuals exceed |b|; zero is no answer."""
+    eigenvalues = np.array([1.0, 0.3, 0.02, 0.003, 0.001])
+    b = np.array([0.05, 0.1, 0.5, 0.6, 0.6])
+    product = lambda v: jnp.asarray(eigenvalues) * v  # noqa: E731
+    residuals = []
+    for max_iters in range(1, 6):
+        x, info = solvers.conjugate_gradient(max_iters)(product, jnp.asarray(b))
+        basis = np.stack([eigenvalues**k * b for k in range(max_iters)], axis=1)
+        image = eigenvalues[:, None] * basis
+        best = image @ np.linalg.lstsq(image, b, rcond=None)[0]
+        expected = np.linalg.norm(best - b) / np.linalg.norm(b)
+        residuals.append(float(info.residual_norm))
+        np.testing.assert_allclose(residuals[-1], expected, rtol=1e-6, atol=1e-6)
+        found = np.linalg.norm(eigenvalues * x - b) / np.linalg.norm(b)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    assert residuals == sorted(residuals, reverse=True) and residuals[0] < 1
