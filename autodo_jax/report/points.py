@@ -73,8 +73,8 @@ def suspects(
     text = (
         "The noise score is the probability that the network gives to all classes but "
         f"the given one. {is_suspect.sum():,} of {len(is_suspect):,} train points are "
-        "suspects: corrected by what it says of the clean validation set, it holds "
-        f"another label for likelier. {files.DATASET} lists all points."
+        "suspects: with what it says of clean points that it has not learned from, "
+        f"another label is likelier. {files.DATASET} lists all points."
     )
     expected = (run.result or {}).get("expected_wrong_labels")
     if expected is not None:

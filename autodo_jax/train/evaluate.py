@@ -78,11 +78,16 @@ def compute_features(
 
 def log_probabilities(setup: Setup, state: TrainState, part: str) -> np.ndarray:
     """Returns the logarithms of the classes' probabilities, [N, C], of all points."""
-    found = _outputs(
-        setup, setup.steps.log_probabilities, state, part, setup.config.epochs
-    )
-    labels = getattr(setup.data.splits, part).labels
-    return np.concatenate(jax.device_get(found))[: len(labels)]
+    step, num_classes = setup.steps.log_probabilities, setup.data.num_classes
+    number = len(getattr(setup.data.splits, part).labels)
+    found = np.zeros((number, num_classes), np.float32)
+    start = 0
+    for (points,) in setup.feed.batches(part, setup.config.epochs):
+        # Batch by batch: all of them may be more than the devices hold.
+        values = jax.device_get(step(state.params, state.batch_stats, points))
+        found[start : start + len(values)] = values[: number - start]
+        start += len(values)
+    return found
 
 
 def of_log_probabilities(values: np.ndarray, labels: np.ndarray) -> metrics.Evaluation:

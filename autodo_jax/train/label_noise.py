@@ -1,8 +1,8 @@
 """Which labels are wrong: the network's probabilities, read with the clean set.
 
 A network says p(y | x) as its training made it: too sure or unsure of itself, and with
-the classes as rare as its images were. The clean set, which it has not seen the labels
-of, corrects that; how often class y is given label g then follows from the train labels
+the classes as rare as its images were. A clean set that it has not learned from
+corrects that; how often class y is given label g then follows from the train labels
 themselves, as the maximum of their likelihood (Dawid and Skene, 1979; Saerens et al.,
 2002, where each given label has its own shares of the classes).
 """
@@ -20,21 +20,15 @@ _TEMPERATURE_PENALTY, _BIAS_PENALTY = 0.1, 1.0  # half their squares, in points
 _USUAL_RATE, _USUAL_SHARE = 0.1, 0.5
 _CLASS_SHARE, _CLASS_POINTS = 3.0, 30.0
 _MAX_ITERS, _TOLERANCE = 200, 1e-6
+_MAX_POINTS, _BLOCK = 50_000, 16_384  # of [points, classes] in memory, besides logits
 
 
 class LabelNoise(NamedTuple):
     """What is known of the true labels of N points of C classes."""
 
-    probabilities: np.ndarray  # float64 [N, C], of each true label, rows sum to 1
+    likeliest: np.ndarray  # int64 [N], the true label
+    wrong: np.ndarray  # float64 [N], probability that the given label is wrong
     counts: np.ndarray  # float64 [C, C], points by given label (row) and true label
-
-    def is_suspect(self, labels: np.ndarray) -> np.ndarray:
-        """True where another label than the given one is likeliest, [N]."""
-        return self.probabilities.argmax(axis=1) != labels
-
-    def expected_wrong(self, labels: np.ndarray) -> np.ndarray:
-        """Returns the probability that the given label is wrong, [N]."""
-        return 1 - self.probabilities[np.arange(len(labels)), labels]
 
 
 def estimate(
@@ -43,7 +37,7 @@ def estimate(
     clean_logits: np.ndarray,
     clean_labels: np.ndarray,
 ) -> LabelNoise:
-    """Returns the probabilities of the true labels, given the images and their labels.
+    """Returns what the images and the given labels say of the true labels.
 
     With l_i(y) the calibrated likelihood p(x_i | y), up to a factor of the point, and
     Q[g, y] the number of points of true label y that were given g,
@@ -51,35 +45,68 @@ def estimate(
         p(y | x_i, g_i) = l_i(y) Q[g_i, y] / sum_y' l_i(y') Q[g_i, y'],
 
     where Q is the sum of these over the points given g: expectation maximisation, with
-    the priors above.
+    the priors above, over at most 50,000 of the points.
 
     Args:
       logits: of the train points, [N, C].
       labels: as given, ints [N].
-      clean_logits, clean_labels: of M points with right labels, [M, C] and [M].
+      clean_logits, clean_labels: of M points with right labels that the network has not
+        learned from, [M, C] and [M]. None of them, M = 0: the logits are taken as they
+        are.
     """
-    num_classes = logits.shape[1]
-    scale, bias = calibrate(clean_logits, clean_labels)
-    log_likelihood = scipy.special.log_softmax(logits * scale + bias, axis=1)
-    shares = np.bincount(clean_labels, minlength=num_classes) + 1.0
-    log_likelihood -= np.log(shares / shares.sum())
-    likelihood = np.exp(log_likelihood - log_likelihood.max(axis=1, keepdims=True))
+    calibration = _Calibration(clean_logits, clean_labels)
+    step = max(1, -(-len(labels) // _MAX_POINTS))
+    shares = _counts(calibration.likelihood(logits[::step]), labels[::step])
+    likeliest, wrong = np.zeros(len(labels), np.int64), np.zeros(len(labels))
+    counts = np.zeros_like(shares)
+    for start in range(0, len(labels), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        given = labels[block]
+        probability = calibration.likelihood(logits[block]) * shares[given]
+        probability /= probability.sum(axis=1, keepdims=True)
+        likeliest[block] = probability.argmax(axis=1)
+        wrong[block] = 1 - probability[np.arange(len(given)), given]
+        np.add.at(counts, given, probability)
+    return LabelNoise(likeliest, wrong, counts)
 
-    given = np.eye(num_classes)[labels]  # [N, C]
-    size = given.sum(axis=0)[:, None]
+
+class _Calibration:
+    """The likelihoods of the classes by the logits of a point."""
+
+    def __init__(self, clean_logits: np.ndarray, clean_labels: np.ndarray):
+        num_classes = clean_logits.shape[1]
+        self._scale, self._bias = calibrate(clean_logits, clean_labels)
+        shares = np.bincount(clean_labels, minlength=num_classes) + 1.0
+        self._log_shares = np.log(shares / shares.sum())
+
+    def likelihood(self, logits: np.ndarray) -> np.ndarray:
+        """Returns l_i(y) [B, C] of logits [B, C], each row's largest 1."""
+        scaled = logits * self._scale + self._bias - self._log_shares
+        return np.exp(scaled - scaled.max(axis=1, keepdims=True))
+
+
+def _counts(likelihood: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns Q [C, C] by expectation maximisation from likelihoods [B, C]."""
+    num_classes = likelihood.shape[1]
+    order = np.argsort(labels, kind="stable")
+    likelihood, labels = likelihood[order], labels[order]
+    present, starts = np.unique(labels, return_index=True)
+    size = np.bincount(labels, minlength=num_classes)[:, None].astype(float)
     prior_size = _CLASS_SHARE * size + _CLASS_POINTS
     counts = size * _confusion(_USUAL_RATE, num_classes)
     for _ in range(_MAX_ITERS):
         joint = likelihood * counts[labels]
-        probabilities = joint / joint.sum(axis=1, keepdims=True)
-        found = given.T @ probabilities
+        joint /= joint.sum(axis=1, keepdims=True)
+        found = np.zeros_like(counts)
+        if len(labels):
+            found[present] = np.add.reduceat(joint, starts)
         rate = 1 - np.trace(found) / max(len(labels), 1)
         rate = (rate + _USUAL_SHARE * _USUAL_RATE) / (1 + _USUAL_SHARE)
         prior = prior_size * _confusion(rate, num_classes)
         last, counts = counts, (found + prior) * size / (size + prior_size)
         if np.abs(counts - last).max(initial=0) <= _TOLERANCE * len(labels):
             break
-    return LabelNoise(probabilities, found)
+    return counts
 
 
 def calibrate(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:

@@ -63,21 +63,22 @@ def finish(
     tables = {
         name: table[:num_train] for name, table in processes.fetch(state.tables).items()
     }
-    points, clean, _ = setup.data.splits
-    log_p, clean_log_p = _log_probabilities(setup, state)
+    points = setup.data.splits.train
+    log_p = _train_log_probabilities(setup, state)
     train = of_log_probabilities(log_p, points.labels)
-    noise = label_noise.estimate(log_p, points.labels, clean_log_p, clean.labels)
+    noise = label_noise.estimate(
+        log_p, points.labels, *_unseen_clean_points(setup, state)
+    )
     embeddings = None
     if config.save_embeddings:
         embeddings = _embeddings(setup, state)[:num_train]
     test = evaluate(setup, state, "test", config.epochs)
     result = summarize(setup, train, test, log.records)
     report = describe(setup, tables, train, noise)
-    wrong = noise.expected_wrong(points.labels)
     result |= {
         "num_suspects": int(report.is_suspect.sum()),
-        "expected_wrong_labels": float(wrong.sum()),
-        "expected_wrong_suspects": float(wrong[report.is_suspect].sum()),
+        "expected_wrong_labels": float(noise.wrong.sum()),
+        "expected_wrong_suspects": float(noise.wrong[report.is_suspect].sum()),
         "seconds": log.seconds(),
     }
     if processes.is_first():
@@ -107,18 +108,28 @@ def finish(
     return Finished(setup, state, result, report)
 
 
-def _log_probabilities(
+def _train_log_probabilities(setup: Setup, state: TrainState) -> np.ndarray:
+    """Returns [N, C]; of a solved head out of sample, since it knows its points."""
+    if setup.solves is not None:
+        return solved.cross_fitted(setup, state)
+    return log_probabilities(setup, state, "train")
+
+
+def _unseen_clean_points(
     setup: Setup, state: TrainState
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns those of the train points, [N, C], and of the clean ones, [M, C].
+    """Returns log probabilities [M, C] and labels [M] of the clean points.
 
-    Of a solved head they are out of sample: it would know its points by heart.
+    None of them, M = 0, where theta has learned from them: it is too sure of those.
     """
-    if setup.solves is not None:
-        return solved.cross_fitted(setup, state), solved.held_out(setup, state)
-    parts = ("train", "validation")
-    train, clean = (log_probabilities(setup, state, part) for part in parts)
-    return train, clean
+    labels = setup.data.splits.validation.labels
+    if len(state.heads) > 1:
+        return solved.held_out(setup, state), labels
+    config = setup.config
+    is_seen = config.data.train_on != "train" or config.data.outer_set == "train"
+    if is_seen or config.task.joined_epochs:
+        return np.zeros((0, setup.data.num_classes)), labels[:0]
+    return log_probabilities(setup, state, "validation"), labels
 
 
 def _embeddings(setup: Setup, state: TrainState) -> np.ndarray:
@@ -215,7 +226,7 @@ def describe(
         suggested=train.predictions,
         confidence=train.confidences,
         noise_score=train.noise_score,
-        is_suspect=noise.is_suspect(points.labels)
+        is_suspect=(noise.likeliest != points.labels)
         & (train.predictions != points.labels),
         weight=weight,
         gate=gate,

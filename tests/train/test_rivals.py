@@ -8,6 +8,7 @@ from autodo_jax import config as config_lib
 from autodo_jax.data import run_data
 from autodo_jax.errors import ConfigError
 from autodo_jax.report import page
+from autodo_jax.train import label_noise
 from autodo_jax.workdir import run as runs
 from tests.train.prepared import prepare, run, tiny_config
 
@@ -109,3 +110,22 @@ def test_the_batches_of_a_rival_hold_its_points():
     (points,) = next(setup.feed.batches("task", 0))
     images = jax.device_get(points.images)
     np.testing.assert_array_equal(images, setup.data.splits.validation.images)
+
+
+@pytest.mark.parametrize(
+    ("method", "is_seen"),
+    [("baseline", False), ("clean_only", True), ("joined", True)],
+)
+def test_labels_are_not_judged_by_clean_points_that_theta_knows(
+    method, is_seen, tmp_path, monkeypatch
+):
+    numbers = []
+    calibrate = label_noise.calibrate
+
+    def note(logits, labels):
+        numbers.append(len(labels))
+        return calibrate(logits, labels)
+
+    monkeypatch.setattr(label_noise, "calibrate", note)
+    run(tiny_config(method), tmp_path)
+    assert numbers == [0 if is_seen else 405]
