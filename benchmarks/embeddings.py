@@ -1,7 +1,7 @@
 """Compares a head on frozen features with its rivals, on cells of CIFAR-10.
 
     python benchmarks/embeddings.py --data=cifar10-embeddings.npz
-        --json=benchmarks/results/embeddings.json [--rows=ROW,...] [--seeds=0,1,2,3,4]
+        --json=benchmarks/results/embeddings.json [--rows=ROW;...] [--seeds=0,1,2,3,4]
 
 The file has `train_features`, `train_labels`, `test_features` and `test_labels`. A cell
 takes points of six classes by its seed: so many train points a class (a tenth of them

@@ -49,12 +49,12 @@ def conjugate_gradient(
     """Preconditioned conjugate gradients for a symmetric positive definite A.
 
     Takes at most `max_iters` products. The right-hand side is scaled to unit norm, so
-    tiny gradients do not underflow; `b = 0` gives 0. The residual of iterates may grow
-    for long where b lies along small eigenvalues, so the iterates are smoothed: of the
-    points on the line to each of them the one of smallest residual is kept, whose
-    residual is at most |b| and never grows (Zhou and Walker, 1994). At a direction of
-    negative curvature it takes the step of smallest residual along it and stops; its
-    `ConjugateGradientInfo` says so.
+    tiny gradients do not underflow; `b = 0` gives 0. Returns the iterate of smallest
+    residual. Where b lies along small eigenvalues the residual of iterates may grow for
+    long; such an iterate is not taken whole, but the point of smallest residual on the
+    line to it (smoothing: Zhou and Walker, 1994). So the residual never grows, and is
+    at most |b|. At a direction of negative curvature it takes the step of smallest
+    residual along it and stops; its `ConjugateGradientInfo` says so.
 
     Args:
       max_iters: maximal number of iterations, >= 1.
@@ -73,11 +73,9 @@ class _CGState(NamedTuple):
     p: PyTree  # direction
     rz: chex.Array  # r'Mr
     stopped: chex.Array  # bool: the curvature was negative
-    # On the lines between iterates, the point of smallest residual: its residual never
-    # grows, and is that of the minimal residual method (Zhou and Walker, 1994).
-    smooth: PyTree
-    smooth_r: PyTree
-    smooth_rr: chex.Array
+    best: PyTree  # of smallest residual
+    best_r: PyTree
+    best_rr: chex.Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,11 +107,11 @@ class ConjugateGradient(HashableOptions):
         precondition = self.preconditioner or (lambda v: v)
 
         def is_unfinished(state: _CGState) -> chex.Array:
-            is_large = state.smooth_rr > threshold**2
+            is_large = state.best_rr > threshold**2
             return (state.k < self.max_iters) & ~state.stopped & is_large
 
         def iterate(state: _CGState) -> _CGState:
-            k, x, r, p, rz, _, smooth, smooth_r, _ = state
+            k, x, r, p, rz, _, best, best_r, best_rr = state
             product = matvec(p)
             curvature = tree.vdot(p, product)
             negative = curvature <= 0
@@ -127,12 +125,13 @@ class ConjugateGradient(HashableOptions):
             z = precondition(r)
             new_rz = tree.vdot(r, z)
             p = tree.add_scaled(z, new_rz / _nonzero(rz), p)
-            change = tree.add_scaled(r, -1, smooth_r)
-            share = -tree.vdot(smooth_r, change) / _nonzero(tree.vdot(change, change))
-            smooth = tree.add_scaled(smooth, share, tree.add_scaled(x, -1, smooth))
-            smooth_r = tree.add_scaled(smooth_r, share, change)
-            rr = tree.vdot(smooth_r, smooth_r)
-            return _CGState(k + 1, x, r, p, new_rz, negative, smooth, smooth_r, rr)
+            change = tree.add_scaled(r, -1, best_r)
+            share = -tree.vdot(best_r, change) / _nonzero(tree.vdot(change, change))
+            share = jnp.where(tree.vdot(r, r) < best_rr, 1, share)
+            best = tree.add_scaled(best, share, tree.add_scaled(x, -1, best))
+            best_r = tree.add_scaled(best_r, share, change)
+            rr = tree.vdot(best_r, best_r)
+            return _CGState(k + 1, x, r, p, new_rz, negative, best, best_r, rr)
 
         z = precondition(unit)
         zero, rr = tree.zeros_like(unit), tree.vdot(unit, unit)
@@ -148,8 +147,8 @@ class ConjugateGradient(HashableOptions):
             rr,
         )
         end = loops.while_loop(is_unfinished, iterate, start)
-        info = ConjugateGradientInfo(end.k, jnp.sqrt(end.smooth_rr), end.stopped)
-        return tree.scale(b_norm, end.smooth), info
+        info = ConjugateGradientInfo(end.k, jnp.sqrt(end.best_rr), end.stopped)
+        return tree.scale(b_norm, end.best), info
 
 
 class NormalCGInfo(NamedTuple):

@@ -324,15 +324,16 @@ def test_conjugate_gradients_get_somewhere_where_their_residual_grows(x64):
     eigenvalues = np.array([1.0, 0.3, 0.02, 0.003, 0.001])
     b = np.array([0.05, 0.1, 0.5, 0.6, 0.6])
     product = lambda v: jnp.asarray(eigenvalues) * v  # noqa: E731
-    residuals = []
+    last = 1.0
     for max_iters in range(1, 6):
         x, info = solvers.conjugate_gradient(max_iters)(product, jnp.asarray(b))
+        found = np.linalg.norm(eigenvalues * x - b) / np.linalg.norm(b)
+        np.testing.assert_allclose(info.residual_norm, found, rtol=1e-6, atol=1e-9)
+        # No point of the Krylov space is better than this one.
         basis = np.stack([eigenvalues**k * b for k in range(max_iters)], axis=1)
         image = eigenvalues[:, None] * basis
-        best = image @ np.linalg.lstsq(image, b, rcond=None)[0]
-        expected = np.linalg.norm(best - b) / np.linalg.norm(b)
-        residuals.append(float(info.residual_norm))
-        np.testing.assert_allclose(residuals[-1], expected, rtol=1e-6, atol=1e-6)
-        found = np.linalg.norm(eigenvalues * x - b) / np.linalg.norm(b)
-        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
-    assert residuals == sorted(residuals, reverse=True) and residuals[0] < 1
+        least = image @ np.linalg.lstsq(image, b, rcond=None)[0]
+        smallest = np.linalg.norm(least - b) / np.linalg.norm(b)
+        assert smallest - 1e-7 <= found <= smallest + 0.05 and found < last
+        last = float(found)
+    np.testing.assert_allclose(x, b / eigenvalues, rtol=1e-6)
