@@ -1,19 +1,14 @@
 """Who may import whom: the parts stay apart as the design has them."""
 
-import ast
 import pathlib
 import subprocess
 import sys
 
 import pytest
 
+from docs.draw_architecture import ANYONE, TARGET, drawing, imports
+
 PACKAGE = pathlib.Path(__file__).parents[1] / "autodo_jax"
-ANYONE = {
-    "errors",
-    "spreadsheet",
-    "version",
-    "_typing",
-}  # import nothing of the package
 LEAVES = {"implicit", "hyperparams", "augment", "losses", "models", "data", "metrics"}
 LEAVES |= {"distributed", "processes"}
 ALLOWED = {
@@ -50,22 +45,6 @@ DATA = {
 }
 
 
-def imports(path):
-    """Yields what a module imports of the package, names of functions at their end."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            modules = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for module in modules:
-            top, *rest = module.split(".")
-            if top == "autodo_jax" and rest:
-                yield tuple(rest)
-
-
 def modules_of(root, part):
     single = root / f"{part}.py"
     return [single] if single.exists() else sorted((root / part).rglob("*.py"))
@@ -93,6 +72,11 @@ def test_every_part_has_a_rule(root, rules):
         if path.suffix == ".py" or path.is_dir()
     }
     assert parts - {"__init__", "__pycache__"} == set(rules)
+
+
+def test_the_picture_shows_the_imports():
+    """After a change of the imports: python docs/draw_architecture.py."""
+    assert TARGET.read_text() == drawing(PACKAGE)
 
 
 def test_few_modules_lie_at_the_top():
