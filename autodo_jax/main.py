@@ -5,7 +5,8 @@ python -m autodo_jax.main --config=configs/digits.py[:METHOD] [--workdir=DIR]
     [--verbosity=1]
     [--distributed | --coordinator=HOST:PORT --num_processes=P --process_id=I]
 
-A run that was interrupted continues when the same command is given again.
+An experiment of the package is also known by its name: --config=digits. A run that was
+interrupted continues when the same command is given again.
 """
 
 import contextlib
@@ -19,7 +20,8 @@ import jax
 import ml_collections
 import platformdirs
 
-from autodo_jax import command_line, errors, processes
+from autodo_jax import errors, processes
+from autodo_jax.command_line import run_flags
 from autodo_jax.train import loop
 from autodo_jax.train.progress import EpochProgress
 from autodo_jax.train.setup import Summary, check, prepare
@@ -40,11 +42,11 @@ _CACHE_BYTES = 2**30  # Programs that were not used for longest are removed.
 def main(argv: Sequence[str]) -> int:
     """Runs the command line and returns its exit status."""
     try:
-        options = command_line.parse(argv)
+        options = run_flags.parse(argv)
     except errors.UsageError as error:
         return _fail(error, _USAGE, with_traceback=False)
     if options.show_help:
-        print(f"{__doc__}\n{command_line.help_text()}")
+        print(f"{__doc__}\n{run_flags.help_text()}")
         return 0
     try:
         return _run(options)
@@ -61,8 +63,8 @@ def main(argv: Sequence[str]) -> int:
     return status
 
 
-def _run(options: command_line.Options) -> int:
-    config = command_line.load_config(options)
+def _run(options: run_flags.Options) -> int:
+    config = run_flags.load_config(options)
     workdir = options.workdir or folder.default_path(config)
     if options.check:
         check(config, _show)

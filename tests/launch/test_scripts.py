@@ -11,7 +11,7 @@ import time
 import pytest
 import yaml
 
-from autodo_jax import command_line
+from autodo_jax.command_line import run_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
@@ -226,7 +226,7 @@ def test_jobset_starts_as_many_processes_as_pods(monkeypatch):
     (container,) = pod["containers"]
     command = container["command"]
     assert command[:2] == ["python", "-m"]
-    cluster = command_line.parse(command[2:]).cluster
+    cluster = run_flags.parse(command[2:]).cluster
     host = f"{jobset['metadata']['name']}-{workers['name']}-0-0"
     (port,) = container["ports"]
     assert cluster.coordinator == (

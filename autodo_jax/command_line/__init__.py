@@ -1,0 +1,1 @@
+"""The commands: their flags, their experiments, and the program `autodo`."""
