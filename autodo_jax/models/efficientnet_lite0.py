@@ -209,5 +209,5 @@ def _norm(
     dtype: DTypeLike, axis_name: str | None, name: str | None = None
 ) -> nn.BatchNorm:
     return nn.BatchNorm(
-        momentum=0.99, epsilon=1e-3, dtype=dtype, axis_name=axis_name, name=name
+        momentum=0.9, epsilon=1e-3, dtype=dtype, axis_name=axis_name, name=name
     )

