@@ -102,7 +102,8 @@ def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
         )
     else:
         show = "nothing"
-    setup, state = prepare(config)
+    say = print if processes.is_first() else lambda text: None
+    setup, state = prepare(config, workdir=workdir, say=say)
     progress = EpochProgress(
         config.epochs, show, errors.for_command_line, setup.plan.start_epoch
     )

@@ -21,6 +21,8 @@ ALLOWED = {
     "report": {"report", "config", "workdir"},
     "export": {"export", "data", "workdir"},
     "command_line": {"command_line", "config", "processes"},
+    "embed": {"command_line", "config", "data", "models", "objective", "train"}
+    | {"workdir"},
     "main": {"command_line", "processes", "report", "train", "workdir"},
     "api": {"config", "data", "distributed", "models", "predict", "report", "train"}
     | {"workdir"},

@@ -1,6 +1,6 @@
 """Configurations of experiments: their fields, their methods, and their rules."""
 
-from autodo_jax.config.features import use_features
+from autodo_jax.config.features import is_solved, use_features, use_pretrained
 from autodo_jax.config.fields import (
     MAY_CHANGE,
     default_config,
@@ -30,9 +30,11 @@ __all__ = [
     "default_config",
     "flatten",
     "has_hyperparams",
+    "is_solved",
     "method_of",
     "to_fields",
     "to_json",
     "use_features",
+    "use_pretrained",
     "validate",
 ]

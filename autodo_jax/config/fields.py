@@ -150,6 +150,11 @@ def _model() -> ml_collections.ConfigDict:
     model.hidden = 256  # of hidden_layer, units
     model.activation = "celu"  # a key of models.ACTIVATIONS; Eq. 4 needs C^1 (App. A)
     model.module = ""  # of optimize_dataset: which network was given instead
+    # Of efficientnet_lite0 "imagenet" (extra pretrained), or FILE.safetensors with
+    # torchvision's or timm's names; "": random.
+    model.weights = ""
+    # With weights, the encoder stands still and the head learns; False: all learns.
+    model.frozen_encoder = True
     model.dtype = "float32"  # of the encoder's computation: float32 or bfloat16
     return model
 
@@ -157,6 +162,7 @@ def _model() -> ml_collections.ConfigDict:
 def _task() -> ml_collections.ConfigDict:
     task = ml_collections.ConfigDict()  # SGD of theta, cosine schedule (App. A)
     task.learning_rate = 0.1  # peak; SVHN 0.005 (App. A)
+    task.encoder_learning_rate = 1e-3  # peak, of an encoder with weights that learns
     task.momentum = 0.9  # Nesterov (App. A)
     task.weight_decay = 1e-4  # of all parameters (App. A)
     task.clip_norm = 0.0  # largest global norm of a gradient; 0: unbounded

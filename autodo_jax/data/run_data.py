@@ -25,6 +25,7 @@ class RunData:
     num_classes: int
     is_named: bool  # the ids name files or points of a data set, not positions
     summary: Summary  # of the data before labels were changed
+    encoder: str = ""  # what constant features depend on but for the images
 
     @property
     def is_flipped(self) -> np.ndarray:
@@ -36,7 +37,7 @@ class RunData:
 
         If the points have no names, the pixels are included.
         """
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(self.encoder.encode())
         for part in self.splits:
             pixels = () if self.is_named else (part.pixels(),)
             for array in (part.labels, part.ids, *pixels):

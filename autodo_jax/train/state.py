@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import chex
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
@@ -90,14 +91,27 @@ def create_optimizers(
         epochs=config.epochs - config.hyper.start_epoch - config.task.joined_epochs,
         steps_per_epoch=steps_per_epoch,
     )
-    clip_norm = config.task.clip_norm
+    clip_norm, network = config.task.clip_norm, config.model
+    slower = []
+    if network.weights and not network.frozen_encoder:
+        ratio = config.task.encoder_learning_rate / config.task.learning_rate
+        slower = [optax.masked(optax.scale(ratio), _is_encoder)]
     task = optax.chain(
         *([optax.clip_by_global_norm(clip_norm)] if clip_norm else []),
         optax.add_decayed_weights(config.task.weight_decay),
         optax.sgd(task_schedule, momentum=config.task.momentum, nesterov=True),
+        *slower,
     )
     hyper = row_rmsprop(RMSPROP_DECAY, RMSPROP_EPS, config.hyper.max_update)
     return Optimizers(task, task_schedule, hyper, hyper_schedule)
+
+
+def _is_encoder(params: PyTree) -> PyTree:
+    """True for each array of a network but those of its head."""
+    return {
+        name: jax.tree.map(lambda _: name != "head", part)  # noqa: B023
+        for name, part in params.items()
+    }
 
 
 def create_state(
@@ -106,6 +120,7 @@ def create_state(
     optimizers: Optimizers,
     key: chex.PRNGKey,
     labels: chex.Array,
+    given: dict[str, PyTree],
     *,
     num_classes: int,
     image_shape: tuple[int, int, int],
@@ -115,10 +130,15 @@ def create_state(
     Args:
       key: of the network's initialization.
       labels: given labels of the train set, [N]; -1 for rows that are padding.
+      given: variables that are not initialized, as weights of an encoder.
       num_classes: C.
       image_shape: (H, W, channels).
     """
-    variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
+    images = jnp.zeros((1, *image_shape))
+    kinds = ["params", "batch_stats"]
+    _, variables = model.apply(
+        given, images, train=False, rngs={"params": key}, mutable=kinds
+    )
     tables = initial_tables(config, labels, num_classes)
     return TrainState(
         step=jnp.zeros((), jnp.int32),

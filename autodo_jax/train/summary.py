@@ -288,7 +288,6 @@ def _report_data(
 ) -> report_data.ReportData:
     rng = np.random.default_rng(setup.config.seed)
     index = np.sort(rng.permutation(len(test.labels))[:_NUM_FEATURES])
-    _, _, test_points = setup.data.splits
     worst_first = np.lexsort((-report.noise_score, ~report.is_suspect))
     suspects = worst_first[:_NUM_SUSPECTS]
     points = setup.data.splits.train
@@ -305,7 +304,7 @@ def _report_data(
             setup.config, images, gate, magnitude, num_draws=_NUM_DRAWS
         )
     with np.errstate(over="ignore"):  # Values beyond its range are not drawn.
-        inputs = features_of(setup, state, test_points.take(index)).astype(np.float16)
+        inputs = features_of(setup, state, "test", index).astype(np.float16)
     return report_data.ReportData(
         class_names=np.asarray(points.class_names),
         test_labels=test.labels,
