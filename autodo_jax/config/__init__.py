@@ -5,6 +5,7 @@ from autodo_jax.config.fields import (
     MAY_CHANGE,
     default_config,
     flatten,
+    joined_epochs,
     to_fields,
     to_json,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "default_config",
     "flatten",
     "has_hyperparams",
+    "joined_epochs",
     "method_of",
     "to_fields",
     "to_json",

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from autodo_jax import config as config_lib
 from autodo_jax._typing import PyTree
 from autodo_jax.hyperparams import state as hyperparams
 from autodo_jax.hyperparams.row_rmsprop import (
@@ -15,6 +16,7 @@ from autodo_jax.hyperparams.row_rmsprop import (
     RowRMSpropState,
     row_rmsprop,
 )
+from autodo_jax.train import snapshot
 
 # Numbers of App. A and of PyTorch's optimizers.
 WARMUP_EPOCHS = 5  # of both schedules; that of Lambda begins at E
@@ -46,6 +48,9 @@ class TrainState(NamedTuple):
     # points, and losses [epochs, M] of held-out clean points.
     heads: tuple[LearnedHead, ...] = ()
     held_out: PyTree = ()
+    # With joined epochs: log-probabilities [M, C] of the clean points before these.
+    unseen: PyTree = ()
+    kept: PyTree = ()  # snapshot.Kept, where a run of steps has a guard
 
 
 class Optimizers(NamedTuple):
@@ -87,7 +92,9 @@ def create_optimizers(
     )
     hyper_schedule = cosine_schedule(
         config.hyper.learning_rate,
-        epochs=config.epochs - config.hyper.start_epoch - config.task.joined_epochs,
+        epochs=config.epochs
+        - config.hyper.start_epoch
+        - config_lib.joined_epochs(config),
         steps_per_epoch=steps_per_epoch,
     )
     clip_norm = config.task.clip_norm
@@ -109,6 +116,8 @@ def create_state(
     *,
     num_classes: int,
     image_shape: tuple[int, int, int],
+    num_clean: int = 0,
+    num_held_out: int = 0,
 ) -> TrainState:
     """Initializes theta and Lambda (Algorithm 1, line 1).
 
@@ -117,6 +126,8 @@ def create_state(
       labels: given labels of the train set, [N]; -1 for rows that are padding.
       num_classes: C.
       image_shape: (H, W, channels).
+      num_clean: M, of clean points that join; 0: they do not.
+      num_held_out: of clean points that judge Lambda; 0: there is no guard.
     """
     variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
     tables = initial_tables(config, labels, num_classes)
@@ -127,6 +138,8 @@ def create_state(
         optimizer_state=optimizers.task.init(variables["params"]),
         tables=tables,
         hyper_optimizer_state=optimizers.hyper.init(tables),
+        unseen=jnp.zeros((num_clean, num_classes)) if num_clean else (),
+        kept=snapshot.start(tables, num_held_out) if num_held_out else (),
     )
 
 
