@@ -48,9 +48,8 @@ class Images:
         """
         for path in self._paths:
             prefix = f"{path}/" if len(self._paths) > 1 else ""
-            for name, image in decode.attempts(
-                self._files(path, prefix), self._decoder
-            ):
+            files = self._files(path, prefix)
+            for name, image in decode.attempts(files, self._decoder, self._decoder):
                 if isinstance(image, DataError):
                     self.failures.append(image)
                 else:

@@ -210,7 +210,7 @@ def check(config: ml_collections.ConfigDict, show: Callable[[Summary], None]) ->
       DataError, RunError: as `prepare`.
     """
     distributed.usable_devices(config.batch_size, config.num_devices)
-    data = run_data.load(config)
+    data = run_data.describe(config)
     show(data.summary)
     _check_sizes(config, data)
 
