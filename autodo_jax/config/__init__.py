@@ -5,6 +5,7 @@ from autodo_jax.config.fields import (
     MAY_CHANGE,
     default_config,
     flatten,
+    joined_epochs,
     to_fields,
     to_json,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "flatten",
     "has_hyperparams",
     "is_solved",
+    "joined_epochs",
     "method_of",
     "to_fields",
     "to_json",
