@@ -9,6 +9,7 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "autodo_jax"
 ANYONE = {
+    "disk",
     "errors",
     "spreadsheet",
     "version",
