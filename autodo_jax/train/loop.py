@@ -5,6 +5,7 @@ import itertools
 import math
 import pathlib
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -106,7 +107,9 @@ def run(
                         setup, state, log, after_step=after_step, warn=progress.warn
                     )
                 log.end_epoch(record)
-                _write_records(workdir, log)
+                if processes.is_first():
+                    line = files.to_json(record) + "\n"
+                    files.append_text(workdir / files.METRICS, line)
                 board.add_epoch(record)
                 schedule.after_epoch(state, log)
                 progress.update(record)
@@ -244,7 +247,9 @@ def _profiled(
     if config.profile and epoch in chosen and processes.is_first():
         options = jax.profiler.ProfileOptions()
         options.python_tracer_level = 0  # It would trace every call of Python.
-        return jax.profiler.trace(config.profile, profiler_options=options)
+        # Its files have names that can be known before: nobody can have links there.
+        folder = tempfile.mkdtemp(prefix="trace-", dir=config.profile)
+        return jax.profiler.trace(folder, profiler_options=options)
     return contextlib.nullcontext()
 
 
