@@ -156,7 +156,11 @@ def writes(path):
         of = node.func
         name = of.attr if isinstance(of, ast.Attribute) else getattr(of, "id", "")
         modes = [arg.value for arg in node.args[1:2] if isinstance(arg, ast.Constant)]
-        modes += [k.value.value for k in node.keywords if k.arg == "mode"]
+        modes += [
+            keyword.value.value
+            for keyword in node.keywords
+            if keyword.arg == "mode" and isinstance(keyword.value, ast.Constant)
+        ]
         is_open = name in ("open", "fdopen") and not (
             all(isinstance(mode, str) and not set(mode) & set("wax+") for mode in modes)
         )
