@@ -165,7 +165,8 @@ def writes(path):
             all(isinstance(mode, str) and not set(mode) & set("wax+") for mode in modes)
         )
         owner = getattr(getattr(of, "value", None), "id", "")
-        is_writer = name in WRITERS and owner != "files"
+        is_writer = isinstance(of, ast.Attribute) and name in WRITERS
+        is_writer = is_writer and owner != "files"
         if is_open or (is_writer and (name not in HARMLESS or owner in MODULES)):
             yield node.lineno
 
