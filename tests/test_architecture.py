@@ -20,7 +20,8 @@ ALLOWED = {
     "train": LEAVES | {"train", "objective", "config", "workdir"},
     "report": {"report", "config", "workdir"},
     "export": {"export", "data", "workdir"},
-    "command_line": {"command_line", "config", "processes"},
+    "command_line": {"config", "processes", "programs"},
+    "programs": {"programs"},
     "main": {"command_line", "processes", "report", "train", "workdir"},
     "api": {"config", "data", "distributed", "models", "predict", "report", "train"}
     | {"workdir"},

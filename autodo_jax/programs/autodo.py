@@ -17,7 +17,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from autodo_jax.command_line import experiments
+from autodo_jax.programs import experiments
 from autodo_jax.version import __version__
 
 # Each is also `python -m MODULE`.
