@@ -98,11 +98,18 @@ def optimize_dataset(
     if model is not None:
         if splits.train.has_features:
             raise ModelError("`model` is for images; features have a head of their own")
+        if config.model.weights:
+            raise ModelError(
+                "config.model.weights are for a network of config.model, not for "
+                "`model`",
+                "set it to ''",
+            )
         config.model.module = _fingerprint(model, splits, config)
     show = "bar" if progress else "nothing"
     with _opened(workdir, config) as path:
         try:
-            setup, state = prepare(config, splits=splits, model=model)
+            kept = None if workdir is None else path
+            setup, state = prepare(config, splits=splits, model=model, workdir=kept)
             start_epoch = setup.plan.start_epoch
             progress_bar = EpochProgress(config.epochs, show, str, start_epoch)
             finished = loop.run(setup, state, path, progress_bar)

@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "autodo_jax"
 TARGET = ROOT / "docs/images/architecture.svg"
 # Any part may import these; they import nothing of the package.
-ANYONE = {"errors", "spreadsheet", "version", "_typing"}
+ANYONE = {"disk", "errors", "spreadsheet", "version", "_typing"}
 
 _WIDTH, _ROW, _BOX = 960, 84, 30
 _LETTER = 7.8  # pixels

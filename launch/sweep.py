@@ -43,6 +43,9 @@ ABLATIONS = {
     "one-sided-kl": ["hyper.symmetric_kl=False"],
 }
 
+# Of ablations: the paper's protocol, in which theta never learns from clean points.
+PROTOCOL = ["task.joined_epochs=0"]
+
 
 class Run(NamedTuple):
     """A run of the grid, by its changes to the experiment file."""
@@ -65,7 +68,8 @@ class Run(NamedTuple):
         if self.distortion:
             imbalance, noise = self.distortion.split("-")
             fields += [f"data.imbalance_ratio={imbalance}", f"data.noise_ratio={noise}"]
-        fields += ABLATIONS.get(self.variant, [])
+        if self.variant:
+            fields += [*PROTOCOL, *ABLATIONS[self.variant]]
         return [
             sys.executable,
             "-m",

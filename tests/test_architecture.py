@@ -22,6 +22,8 @@ ALLOWED = {
     "export": {"export", "data", "workdir"},
     "command_line": {"config", "processes", "programs"},
     "programs": {"programs"},
+    "embed": {"command_line", "config", "data", "models", "objective", "train"}
+    | {"workdir"},
     "main": {"command_line", "processes", "report", "train", "workdir"},
     "api": {"config", "data", "distributed", "models", "predict", "report", "train"}
     | {"workdir"},

@@ -1,10 +1,11 @@
 """Configurations of experiments: their fields, their methods, and their rules."""
 
-from autodo_jax.config.features import use_features
+from autodo_jax.config.features import is_solved, use_features, use_pretrained
 from autodo_jax.config.fields import (
     MAY_CHANGE,
     default_config,
     flatten,
+    joined_epochs,
     to_fields,
     to_json,
 )
@@ -30,9 +31,12 @@ __all__ = [
     "default_config",
     "flatten",
     "has_hyperparams",
+    "is_solved",
+    "joined_epochs",
     "method_of",
     "to_fields",
     "to_json",
     "use_features",
+    "use_pretrained",
     "validate",
 ]

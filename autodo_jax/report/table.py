@@ -11,6 +11,7 @@ import numpy as np
 import tabulate
 
 from autodo_jax import config as config_lib
+from autodo_jax.errors import printable
 from autodo_jax.workdir.run import Run, RunFilesError
 
 # Fields of a configuration that have a column or never distinguish rows.
@@ -169,9 +170,9 @@ def _row(runs: Sequence[Run], variant: str) -> Row:
     first = _result(runs[0])
     learns = config_lib.has_hyperparams(config_lib.METHODS[first["method"]])
     labels = {
-        "dataset": first["dataset"],
+        "dataset": printable(first["dataset"]),
         "IR-NR": f"{first['imbalance_ratio']:g}-{first['noise_ratio']:g}",
-        "variant": variant,
+        "variant": printable(variant),
         "method": first["method"],
         "Lambda": ("frozen" if first["frozen"] else "learned") if learns else "-",
         "seeds": str(len(runs)),

@@ -102,7 +102,7 @@ STREAM = ["--config.data.stream=True", "--config.augment.crop_size=0"]
         (two_sizes, "train/dog/1.png has 9x6 pixels, train/cat/0.png has 5x6", []),
         (two_sizes, "train/dog/1.png has 9x6 pixels", STREAM),
         (parts_of_two_sizes, "val/cat/0.png has 9x6 pixels, train/cat/0.png", []),
-        (pipe, "train/cat/3.png is not a file", []),
+        (pipe, "3.png cannot be read: [Errno 22] it is a pipe", []),
         (link_to_nothing, "No such file or directory: ", []),
         (name_that_is_not_utf8, "whose name is not UTF-8", []),
         (overlap, "2 of 6 validation images are in", []),
