@@ -49,7 +49,7 @@ def embed(
     """
     if not models.has_frozen_encoder(config.model):
         raise ConfigError(
-            "config.model has no weights for an encoder that stands still",
+            "config.model has no weights for an encoder that is frozen",
             "pass <config.model.weights=FILE.safetensors>",
         )
     parts = folder.load(config.data, config.seed)
