@@ -82,6 +82,7 @@ def use_pretrained(
     config.task.prior_variance = solves.to_float()
     config.task.joined_epochs = (solves * int(chosen.train_on == "train")).to_float()
     config.guard.folds = solves * 5
+    config.guard.patience = solves * config.guard.patience
 
 
 def _solve_head(config: ml_collections.ConfigDict) -> None:
