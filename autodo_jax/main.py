@@ -20,8 +20,7 @@ import jax
 import ml_collections
 import platformdirs
 
-from autodo_jax import errors, processes
-from autodo_jax.command_line import run_flags
+from autodo_jax import command_line, errors, processes
 from autodo_jax.train import loop
 from autodo_jax.train.progress import EpochProgress
 from autodo_jax.train.setup import Summary, check, prepare
@@ -44,11 +43,11 @@ _CACHE_BYTES = 2**30  # Programs that were not used for longest are removed.
 def main(argv: Sequence[str]) -> int:
     """Runs the command line and returns its exit status."""
     try:
-        options = run_flags.parse(argv)
+        options = command_line.parse(argv)
     except errors.UsageError as error:
         return _fail(error, _USAGE, with_traceback=False)
     if options.show_help:
-        print(f"{__doc__}\n{run_flags.help_text()}")
+        print(f"{__doc__}\n{command_line.help_text()}")
         return 0
     try:
         return _run(options)
@@ -65,8 +64,8 @@ def main(argv: Sequence[str]) -> int:
     return status
 
 
-def _run(options: run_flags.Options) -> int:
-    config = run_flags.load_config(options)
+def _run(options: command_line.Options) -> int:
+    config = command_line.load_config(options)
     workdir = options.workdir or folder.default_path(config)
     if options.check:
         check(config, _show)

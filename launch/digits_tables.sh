@@ -6,7 +6,7 @@
 # Needs: the package installed; run from the root of the checkout. About half an hour
 # on two cores, with two of these side by side: --task=0 --num_tasks=2 and --task=1.
 # Example: launch/digits_tables.sh && python -m autodo_jax.report runs/digits
-# Leaves behind: runs/digits/<IR-NR>/[<ablation>/]<method>-seed<k>.
+# Leaves: runs/digits/<IR-NR>/[<ablation>/]<method>-seed<k>.
 set -e
 sweep() {
     python launch/sweep.py --config=configs/digits.py \

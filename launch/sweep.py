@@ -2,7 +2,7 @@
 
 Needs: the package installed; run from the root of the checkout.
 Example: python launch/sweep.py --config=configs/digits.py --seeds=0,1,2,3,4
-Leaves behind: a workdir for each run in runs/<config>/, which
+Leaves: a workdir for each run in runs/<config>/, which
 `python -m autodo_jax.report runs/<config>` turns into a table. Each method that learns
 also runs frozen, as its control, unless --nofrozen. Further flags of the form
 --config.field=value go to every run. Exit status: that of the first run that fails.

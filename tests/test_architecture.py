@@ -20,7 +20,8 @@ ALLOWED = {
     "train": LEAVES | {"train", "objective", "config", "workdir"},
     "report": {"report", "config", "workdir"},
     "export": {"export", "data", "workdir"},
-    "command_line": {"command_line", "config", "processes"},
+    "command_line": {"config", "processes", "programs"},
+    "programs": {"programs"},
     "embed": {"command_line", "config", "data", "models", "objective", "train"}
     | {"workdir"},
     "main": {"command_line", "processes", "report", "train", "workdir"},

@@ -153,7 +153,7 @@ def _model() -> ml_collections.ConfigDict:
     # Of efficientnet_lite0 "imagenet" (extra pretrained), or FILE.safetensors with
     # torchvision's or timm's names; "": random.
     model.weights = ""
-    # With weights, the encoder stands still and the head learns; False: all learns.
+    # With weights, the encoder is frozen and the head learns; False: all learns.
     model.frozen_encoder = True
     model.dtype = "float32"  # of the encoder's computation: float32 or bfloat16
     return model

@@ -213,10 +213,10 @@ def _check_weights(config: ml_collections.ConfigDict) -> None:
     if not model.frozen_encoder:
         return
     if model.name == "resnet" and model.activation != "relu":
-        expected = "relu, that of the weights, while the encoder stands still"
+        expected = "relu, that of the weights, while the encoder is frozen"
         _refuse("model.activation", model.activation, expected)
     if config.hyper.theta != "head" and not is_solved(config):
-        expected = "head, since the encoder stands still"
+        expected = "head, since the encoder is frozen"
         _refuse("hyper.theta", config.hyper.theta, expected)
 
 

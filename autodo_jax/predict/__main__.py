@@ -69,7 +69,7 @@ class Images:
                         found.head(handle)
                     )
                     content = found.read(handle) if is_image else b""
-                except (DataError, OSError) as error:  # An archive may go on.
+                except (DataError, OSError) as error:  # The rest may be readable.
                     if not found.root.is_dir():
                         raise
                     self.failures.append(DataError(f"the image {name}: {error}"))

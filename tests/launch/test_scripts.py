@@ -11,7 +11,7 @@ import time
 import pytest
 import yaml
 
-from autodo_jax.command_line import run_flags
+from autodo_jax import command_line
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
@@ -80,7 +80,7 @@ def test_script_parses(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_file_says_what_it_needs_and_leaves(path):
-    for word in ("Needs:", "Example:", "Leaves behind:"):
+    for word in ("Needs:", "Example:", "Leaves:"):
         assert word in path.read_text()
 
 
@@ -226,7 +226,7 @@ def test_jobset_starts_as_many_processes_as_pods(monkeypatch):
     (container,) = pod["containers"]
     command = container["command"]
     assert command[:2] == ["python", "-m"]
-    cluster = run_flags.parse(command[2:]).cluster
+    cluster = command_line.parse(command[2:]).cluster
     host = f"{jobset['metadata']['name']}-{workers['name']}-0-0"
     (port,) = container["ports"]
     assert cluster.coordinator == (

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from autodo_jax.command_line import run_flags
+from autodo_jax import command_line
 from launch import sweep
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -60,9 +60,9 @@ def test_ablations_are_configurations_that_hold(variant):
     command = sweep.Run("autodo", "3", variant=variant).command(
         str(ROOT / "configs/digits.py"), "runs/x", []
     )
-    options = run_flags.parse(command[2:])
+    options = command_line.parse(command[2:])
     assert options.workdir == pathlib.Path("runs/x", variant, "autodo-seed3")
-    assert run_flags.load_config(options).seed == 3
+    assert command_line.load_config(options).seed == 3
 
 
 @pytest.mark.parametrize(

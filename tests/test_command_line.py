@@ -4,22 +4,22 @@ import pathlib
 
 import pytest
 
+from autodo_jax import command_line
 from autodo_jax import config as config_lib
-from autodo_jax.command_line import run_flags
 from autodo_jax.config import help
 from autodo_jax.processes import Cluster
 from configs import digits, svhn
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[1]
 DIGITS, SVHN = f"{ROOT}/configs/digits.py", f"{ROOT}/configs/svhn.py"
 
 
 def parsed(*flags):
-    return run_flags.parse(["main", *flags])
+    return command_line.parse(["main", *flags])
 
 
 def load(*flags):
-    return run_flags.load_config(parsed(*flags))
+    return command_line.load_config(parsed(*flags))
 
 
 def test_options_have_the_values_of_their_flags():
@@ -38,7 +38,7 @@ def test_options_have_the_values_of_their_flags():
 
 
 def test_help_has_every_field_with_its_default_and_its_comment():
-    text = run_flags.help_text()
+    text = command_line.help_text()
     known = config_lib.flatten(config_lib.default_config().to_dict())
     described = {field.name: field for field in help.described()}
     assert described.keys() == known.keys() - {"method"}

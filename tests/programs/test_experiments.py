@@ -8,8 +8,8 @@ import zipfile
 
 import pytest
 
-from autodo_jax.command_line import experiments
 from autodo_jax.errors import UsageError
+from autodo_jax.programs import experiments
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs").glob("*.py"))
@@ -67,13 +67,14 @@ def test_a_wheel_brings_the_experiments(tmp_path):
         entry_points = archive.read(
             next(name for name in archive.namelist() if "entry_points" in name)
         )
-    assert b"autodo = autodo_jax.command_line.programs:main" in entry_points
+    assert b"autodo = autodo_jax.programs.autodo:main" in entry_points
     program = (
         "import sys; sys.path.insert(0, '../installed')\n"
-        "from autodo_jax.command_line import experiments, run_flags\n"
+        "from autodo_jax import command_line\n"
+        "from autodo_jax.programs import experiments\n"
         "print(experiments.find('digits'), *experiments.names(), sep='\\n')\n"
-        "options = run_flags.parse(['', '--config=digits:autodo_s'])\n"
-        "print(run_flags.load_config(options).method)"
+        "options = command_line.parse(['', '--config=digits:autodo_s'])\n"
+        "print(command_line.load_config(options).method)"
     )
     (tmp_path / "empty").mkdir()
     done = subprocess.run(

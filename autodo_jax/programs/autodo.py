@@ -17,7 +17,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from autodo_jax.command_line import experiments
+from autodo_jax.programs import experiments
 from autodo_jax.version import __version__
 
 # Each is also `python -m MODULE`.
@@ -28,6 +28,7 @@ PROGRAMS = {
     "export": ("autodo_jax.export", "write an image folder without its suspects"),
     "report": ("autodo_jax.report", "tables over runs, and a page for each run"),
     "prepare": ("autodo_jax.data.prepare", "convert archives of the paper's data sets"),
+    "embed": ("autodo_jax.embed", "compute features of images, pretrained"),
     "export-model": ("autodo_jax.export_model", "write a network for other programs"),
 }
 _USAGE = 2  # exit status

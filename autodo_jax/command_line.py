@@ -12,9 +12,9 @@ from ml_collections import config_flags
 
 from autodo_jax import config as config_lib
 from autodo_jax import processes
-from autodo_jax.command_line import experiments
 from autodo_jax.config import help
 from autodo_jax.errors import ConfigError, UsageError
+from autodo_jax.programs import experiments
 
 _FIELDS = "fields, as --config.FIELD=VALUE; experiment files have other defaults:"
 _EXAMPLE = "pass --config=digits, or --config=FILE"

@@ -6,20 +6,20 @@ import sys
 
 import pytest
 
-from autodo_jax.command_line import programs
+from autodo_jax.programs import autodo
 
 
 def test_help_fits_one_screen(capsys):
     for arguments in ([], ["--help"], ["help"]):
-        assert programs.main(arguments) == 0
+        assert autodo.main(arguments) == 0
         lines = capsys.readouterr().out.splitlines()
         assert len(lines) <= 24 and max(map(len, lines)) <= 80
-    assert all(any(name in line for line in lines) for name in programs.PROGRAMS)
+    assert all(any(name in line for line in lines) for name in autodo.PROGRAMS)
     assert "{" not in "".join(lines)
 
 
 def test_every_command_is_a_program():
-    for name, (module, text) in programs.PROGRAMS.items():
+    for name, (module, text) in autodo.PROGRAMS.items():
         spec = importlib.util.find_spec(module)
         assert spec is not None and text, name
         if spec.submodule_search_locations is not None:
@@ -27,13 +27,13 @@ def test_every_command_is_a_program():
 
 
 def test_an_unknown_command_names_the_known(capsys):
-    assert programs.main(["tarin"]) == 2
+    assert autodo.main(["tarin"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "'tarin'" in error and "train, predict" in error
 
 
 def test_the_version_is_said(capsys):
-    assert programs.main(["--version"]) == 0
+    assert autodo.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("autodo_jax ")
 
 
@@ -47,7 +47,7 @@ def test_the_version_is_said(capsys):
 )
 def test_a_command_is_its_module(arguments, status, said, tmp_path):
     """Statuses and messages are those of `python -m`."""
-    command = f"import sys; from {programs.__name__} import main; sys.exit(main())"
+    command = f"import sys; from {autodo.__name__} import main; sys.exit(main())"
     done = subprocess.run(
         [sys.executable, "-c", command, *arguments],
         cwd=tmp_path,

@@ -1,1 +1,0 @@
-"""The commands: their flags, their experiments, and the program `autodo`."""
