@@ -8,10 +8,8 @@ as it is. Files are linked, or copied with --copy; those of an archive are alway
 copied.
 """
 
-import argparse
 import collections
 import dataclasses
-import hashlib
 import pathlib
 import shutil
 import sys
@@ -22,7 +20,14 @@ import tqdm
 
 from autodo_jax.data.images import decode, opened
 from autodo_jax.data.sources import labels, listing
-from autodo_jax.errors import DataError, ExportError, for_command_line, printable
+from autodo_jax.disk import regular
+from autodo_jax.errors import (
+    ArgumentParser,
+    DataError,
+    ExportError,
+    for_command_line,
+    printable,
+)
 from autodo_jax.workdir import run as runs
 from autodo_jax.workdir.dataset_report import (
     DatasetReport,
@@ -147,15 +152,14 @@ def _copies(
     best: dict[bytes, str] = {}
     dropped = []
     decoder = decode.Decoder(channels=3)
-    for name, image in decode.attempts(files.pick(train), decoder):
-        if isinstance(image, DataError):  # The run has left it out as well.
+    for name, found in decode.attempts(files.pick(train), decoder, decoder.digest):
+        if isinstance(found, DataError):  # The run has left it out as well.
             continue
-        digest = hashlib.blake2b(image.tobytes(), digest_size=16)
-        digest.update(str(image.shape).encode())
-        other = best.setdefault(digest.digest(), name)
+        _, digest = found
+        other = best.setdefault(digest, name)
         if other != name:
             names = sorted((other, name), key=lambda each: score.get(each, 1.0))
-            best[digest.digest()] = names[0]
+            best[digest] = names[0]
             dropped.append(names[1])
     return dropped
 
@@ -214,9 +218,14 @@ def _write(
         path = _free(target / listing.FOLDERS[part] / wanted / below, taken)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not files.root.is_dir():
-            path.write_bytes(files.read(files.entries[name]))
+            with regular.create(path) as file:
+                file.write(files.read(files.entries[name]))
         elif copy:
-            shutil.copyfile(files.root / name, path)
+            with (
+                regular.open_file(files.root / name) as source,
+                regular.create(path) as file,
+            ):
+                shutil.copyfileobj(source, file)
         else:
             path.symlink_to(files.root / name)
     return exported
@@ -259,7 +268,7 @@ def _lines(target: pathlib.Path, exported: Exported) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m autodo_jax.export",
         description="Writes a run's image folder without its suspect labels.",
     )

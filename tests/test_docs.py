@@ -30,7 +30,7 @@ MIN_BLOCKS = {
     "hypergrad/sharding.md": 3,
     "hypergrad/peers.md": 1,
 }
-SLOW = {"python.md", "README.md", *(name.split("/")[1] for name in MIN_BLOCKS)}
+SLOW = {"python.md", *(name.split("/")[1] for name in MIN_BLOCKS)}
 
 
 def params():
