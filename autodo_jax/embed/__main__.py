@@ -42,8 +42,9 @@ def embed(
     """
     if not models.has_frozen_encoder(config.model):
         raise ConfigError(
-            "config.model has no weights for an encoder that stands still",
+            "there are no weights for an encoder that stands still",
             "pass <config.model.weights=FILE.safetensors>",
+            "leave out <config.model.frozen_encoder>",
         )
     parts = folder.load(config.data, config.seed)
     checks.check(parts, channels=len(config.data.mean))

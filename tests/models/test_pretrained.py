@@ -72,7 +72,7 @@ def test_efficientnet_lite0_beside_pytorch(size):
     lite = pytest.importorskip("efficientnet_lite_pytorch")
     import torch
 
-    path = str(pretrained._imagenet_file("efficientnet_lite0"))
+    path = str(pretrained.imagenet_file("efficientnet_lite0"))
     network = lite.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
     images = photographs(size)
     with torch.no_grad():
