@@ -1,6 +1,7 @@
 """Features of a frozen encoder: computed once, kept, and what a run makes of them."""
 
 import json
+import signal
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from autodo_jax import main, models, objective
 from autodo_jax.config import default_config, is_solved, use_pretrained
 from autodo_jax.data.dataset import Dataset
 from autodo_jax.embed import __main__ as embed
-from autodo_jax.models import pretrained
+from autodo_jax.models import pretrained, torch_weights
 from autodo_jax.models.small_cnn import SmallCNN
 from autodo_jax.predict import __main__ as predict
 from autodo_jax.train import setup
@@ -22,6 +23,7 @@ from autodo_jax.train.state import create_optimizers
 from autodo_jax.workdir.feature_store import FeatureStore, digests
 from tests.models import random_variables
 from tests.models.test_pretrained import resnet_shapes, torch_arrays
+from tests.train.test_resume import stop_after
 
 PHOTOS = "--config=configs/photos.py"
 
@@ -294,3 +296,22 @@ def test_an_encoder_in_steps_stands_still_or_learns(photos, weights, frozen):
     for name in kernel:
         learned, start = learned[name], start.get("params", start)[name]
     assert (np.asarray(learned) == start).all() == frozen
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_continues(
+    finished, photos, weights, tmp_path, monkeypatch
+):
+    given = flags(photos, weights, f"--workdir={tmp_path / 'run'}")
+    stop_after(2, monkeypatch)
+    assert main.main(["main", *given]) == 128 + signal.SIGTERM
+    assert not (tmp_path / "run/result.json").exists()
+    assert main.main(["main", *given]) == 0
+    one, other = map(learned_weights, (finished, tmp_path / "run"))
+    np.testing.assert_array_equal(one, other)
+    arrays = safetensors.numpy.load_file(weights)
+    arrays["conv1.weight"] *= 2
+    (tmp_path / "run/result.json").unlink()
+    # Other weights under the same name are other data.
+    monkeypatch.setattr(torch_weights, "read_safetensors", lambda path: arrays)
+    assert main.main(["main", *given]) == 1
