@@ -76,6 +76,22 @@ def optimize_dataset(
         that are not those of the workdir, numbers that are not finite.
       OSError: a workdir that cannot be written.
       KeyboardInterrupt: Ctrl-C; what was done so far is saved in the workdir.
+
+    Examples:
+      >>> import numpy as np
+      >>> from autodo_jax import optimize_dataset
+      >>> rng, labels = np.random.default_rng(0), np.arange(60) % 3
+      >>> features = np.eye(3)[labels] + 0.1 * rng.normal(size=(60, 3))
+      >>> given = np.where(np.arange(60) == 7, 0, labels)  # number 7 is a 1
+      >>> found = optimize_dataset(
+      ...     (features[:40], given[:40]),
+      ...     (features[40:], labels[40:]),
+      ...     progress=False,
+      ... )
+      >>> int(found.report.noise_score.argmax())
+      7
+      >>> int(found.predict(features[7:8]).argmax())
+      1
     """
     splits = arrays.to_splits(train, validation, test)
     config = _config(config_for(train) if config is None else config, splits)
@@ -141,6 +157,13 @@ def config_for(train: arrays.Arrays) -> ml_collections.ConfigDict:
 
     Raises:
       ValueError: images of another kind.
+
+    Examples:
+      >>> import numpy as np
+      >>> from autodo_jax import config_for
+      >>> config = config_for((np.zeros((6, 8, 8)), np.arange(6) % 3))
+      >>> config.method, config.model.name
+      ('autodo', 'small_cnn')
     """
     images = arrays.to_points("train", arrays.pair("train", train)[0])
     if images.ndim == 2:

@@ -14,15 +14,16 @@ from autodo_jax import config as config_lib
 from autodo_jax import processes
 from autodo_jax.config import help
 from autodo_jax.errors import ConfigError, UsageError
+from autodo_jax.programs import experiments
 
 _FIELDS = "fields, as --config.FIELD=VALUE; experiment files have other defaults:"
-_EXAMPLE = "pass --config=configs/digits.py"
+_EXAMPLE = "pass --config=digits, or --config=FILE"
 
 
 class Options(NamedTuple):
     """The flags of a run, but for those that set fields of its configuration."""
 
-    config: str | None  # FILE or FILE:METHOD
+    config: str | None  # NAME or FILE, or one of them with :METHOD
     method: str | None  # in place of METHOD
     workdir: pathlib.Path | None
     check: bool  # reads the data, says what they are, and stops
@@ -142,7 +143,7 @@ def _define_flags() -> flags.FlagValues:
     values = flags.FlagValues()
     values.set_gnu_getopt()  # Flags may come in any order.
     strings = {
-        "config": "Experiment file and method, as in configs/digits.py:autodo.",
+        "config": "Experiment and method: digits:autodo, or configs/digits.py:autodo.",
         "config.method": "Method, in place of the one after the colon.",
         "workdir": "Default: runs/CONFIG/METHOD-seedK.",
         "coordinator": "HOST:PORT of process 0.",
@@ -182,10 +183,9 @@ def _load_experiment(options: Options) -> ml_collections.ConfigDict:
     if not options.config:
         raise UsageError("no experiment", _EXAMPLE)
     path, _, method = options.config.partition(":")
-    if not pathlib.Path(path).is_file():
-        raise UsageError(f"no experiment file {path!r}", _EXAMPLE)
+    file = experiments.find(path)
     try:
-        config = runpy.run_path(path)["get_config"](options.method or method)
+        config = runpy.run_path(str(file))["get_config"](options.method or method)
         config_lib.check_fields(config)
     except ConfigError:
         raise

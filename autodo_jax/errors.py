@@ -6,14 +6,18 @@ words for the same option. So advice names options in angle brackets, `<workdir>
 `for_command_line(error)` for flags.
 """
 
+import argparse
 import re
 import shlex
 from collections.abc import Callable
+from typing import NoReturn
 
 _OPTION = re.compile(
     r"<(again|data_dir|method|overwrite|source|threshold|workdir|config(?:\.\w+)+)"
     r"(?:=([^<>]*))?>"
 )
+
+_MAX_WORD, _MAX_TEXT = 300, 4000  # characters
 
 
 class AutodoError(Exception):
@@ -101,7 +105,7 @@ def for_command_line(error: Exception) -> str:
     """Returns the message of an error, its advice in terms of flags."""
     if isinstance(error, AutodoError):
         return _worded(error, _on_command_line)
-    return str(error)
+    return printable(str(error))
 
 
 def _interrupted(signum: int, reason: str, *advice: str) -> Interrupted:
@@ -127,12 +131,33 @@ def _worded(error: AutodoError, word: Callable[[str, str | None], str | None]) -
 def printable(text: str) -> str:
     """Returns a text of one line, its control characters escaped.
 
-    Names of files and classes may hold sequences that a terminal obeys.
+    Names of files and classes may hold sequences that a terminal obeys. Long words, and
+    long texts, are cut in the middle.
     """
-    return "".join(
+    if len(text) > 2 * _MAX_TEXT:  # More would be escaped for nothing.
+        text = _cut(text, 2 * _MAX_TEXT)
+    escaped = "".join(
         char if char.isprintable() or char == " " else ascii(char)[1:-1]
         for char in text
     )
+    words = [_cut(word, _MAX_WORD) for word in escaped.split(" ")]
+    return _cut(" ".join(words), _MAX_TEXT)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser whose errors quote arguments, perhaps names of files, printable."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
+def _cut(text: str, size: int) -> str:
+    """Returns a text of `size` characters, or a few more, its middle left out."""
+    left_out = len(text) - size
+    if left_out <= 0:
+        return text
+    half = size // 2
+    return f"{text[:half]}...[{left_out:,} characters]...{text[-half:]}"
 
 
 def _in_python(option: str, value: str | None) -> str | None:

@@ -8,7 +8,6 @@ as it is. Files are linked, or copied with --copy; those of an archive are alway
 copied.
 """
 
-import argparse
 import collections
 import dataclasses
 import pathlib
@@ -21,7 +20,14 @@ import tqdm
 
 from autodo_jax.data.images import decode, opened
 from autodo_jax.data.sources import labels, listing
-from autodo_jax.errors import DataError, ExportError, for_command_line, printable
+from autodo_jax.disk import regular
+from autodo_jax.errors import (
+    ArgumentParser,
+    DataError,
+    ExportError,
+    for_command_line,
+    printable,
+)
 from autodo_jax.workdir import run as runs
 from autodo_jax.workdir.dataset_report import (
     DatasetReport,
@@ -212,9 +218,14 @@ def _write(
         path = _free(target / listing.FOLDERS[part] / wanted / below, taken)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not files.root.is_dir():
-            path.write_bytes(files.read(files.entries[name]))
+            with regular.create(path) as file:
+                file.write(files.read(files.entries[name]))
         elif copy:
-            shutil.copyfile(files.root / name, path)
+            with (
+                regular.open_file(files.root / name) as source,
+                regular.create(path) as file,
+            ):
+                shutil.copyfileobj(source, file)
         else:
             path.symlink_to(files.root / name)
     return exported
@@ -257,7 +268,7 @@ def _lines(target: pathlib.Path, exported: Exported) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m autodo_jax.export",
         description="Writes a run's image folder without its suspect labels.",
     )

@@ -5,7 +5,8 @@ python -m autodo_jax.main --config=configs/digits.py[:METHOD] [--workdir=DIR]
     [--verbosity=1]
     [--distributed | --coordinator=HOST:PORT --num_processes=P --process_id=I]
 
-A run that was interrupted continues when the same command is given again.
+An experiment of the package is also known by its name: --config=digits. A run that was
+interrupted continues when the same command is given again.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from autodo_jax.train import loop
 from autodo_jax.train.progress import EpochProgress
 from autodo_jax.train.setup import Summary, check, prepare
 from autodo_jax.workdir import files, folder
+from autodo_jax.workdir.run import read
 
 _USAGE = 2  # exit status: the command cannot be run as it is given
 _FAILED = 1  # exit status: the run ended before it was finished
@@ -32,6 +34,7 @@ _USAGE_ERRORS = (
     errors.ConfigError,
     errors.DataError,
     errors.WorkdirError,
+    errors.RunFilesError,
 )
 _RUN_ERRORS = (errors.RunError, errors.LostPeerError, FloatingPointError, OSError)
 _CACHE_BYTES = 2**30  # Programs that were not used for longest are removed.
@@ -68,11 +71,12 @@ def _run(options: command_line.Options) -> int:
         check(config, _show)
         return 0
     if not options.overwrite and folder.is_finished(workdir, config):
-        print(
+        _say(
             f"{workdir} is finished; --overwrite replaces it, another --workdir keeps "
             "it"
         )
-        return 0
+        # It may have been stopped when all but the report was written.
+        return 0 if read(workdir).has_report() or _report(workdir) else _FAILED
     processes.start(options.cluster)
     if options.compilation_cache:
         enable_compilation_cache()
@@ -85,7 +89,7 @@ def _run(options: command_line.Options) -> int:
         with processes.lost_peer_errors():
             result = _train(config, workdir)
         if processes.is_first():
-            _report(workdir, result)
+            _show_result(workdir, result)
     return 0
 
 
@@ -93,10 +97,9 @@ def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
     show = "bar" if sys.stderr.isatty() else "lines"
     if processes.is_first():
         devices = jax.devices()
-        print(
+        _say(
             f"{config.method} on {config.data.source}, {len(devices)} x "
-            f"{devices[0].device_kind}, workdir {workdir}",
-            flush=True,
+            f"{devices[0].device_kind}, workdir {workdir}"
         )
     else:
         show = "nothing"
@@ -110,26 +113,36 @@ def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
     return loop.run(setup, state, workdir, progress).result
 
 
+def _say(text: str) -> None:
+    print(errors.printable(text), flush=True)
+
+
 def _show(summary: Summary) -> None:
     for line in summary.lines():
-        print(errors.printable(line), flush=True)
+        _say(line)
     for text in summary.warnings:
-        print(errors.printable(f"warning: {text}"), flush=True)
+        _say(f"warning: {text}")
 
 
-def _report(workdir: pathlib.Path, result: dict) -> None:
-    print(
+def _show_result(workdir: pathlib.Path, result: dict) -> None:
+    _say(
         f"test error {result['test_error']:.2f} %, validation error "
-        f"{result['val_error']:.2f} %, {result['seconds']:.1f} s; results in {workdir}",
-        flush=True,
+        f"{result['val_error']:.2f} %, {result['seconds']:.1f} s; results in {workdir}"
     )
+    _report(workdir)
+
+
+def _report(workdir: pathlib.Path) -> bool:
+    """Writes the report of a finished run; returns whether that was possible."""
     from autodo_jax.report import page  # Its libraries take a second to import.
 
     try:
-        print(f"report: {page.write_page(workdir)}")
+        _say(f"report: {page.write_page(workdir)}")
     except errors.RunFilesError as error:  # All else is written: the run is finished.
         message = errors.for_command_line(error)
         print(f"autodo_jax: no {files.REPORT}: {message}", file=sys.stderr)
+        return False
+    return True
 
 
 def enable_compilation_cache() -> None:

@@ -4,8 +4,9 @@ import codecs
 import csv
 import io
 import pathlib
-import stat
 from typing import NamedTuple
+
+from autodo_jax.disk import regular
 
 MAX_BYTES = 2**28  # larger ones may be crafted to fill memory
 _DELIMITERS = ",;\t"
@@ -38,10 +39,7 @@ def read_table(path: pathlib.Path) -> Table:
       ValueError: it is too large, is not text, has no header, names a column twice, or
         has a line with more cells than the header.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(f"{path} is not a file")
-    with open(path, "rb") as file:
-        return parse_table(file.read(MAX_BYTES + 1))
+    return parse_table(regular.read(path, MAX_BYTES))
 
 
 def parse_table(content: bytes) -> Table:

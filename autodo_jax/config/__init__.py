@@ -5,10 +5,12 @@ from autodo_jax.config.fields import (
     MAY_CHANGE,
     default_config,
     flatten,
+    joined_epochs,
     to_fields,
     to_json,
 )
 from autodo_jax.config.methods import (
+    CHOSEN_BY_METHOD,
     METHOD_FIELDS,
     METHODS,
     RIVALS,
@@ -20,6 +22,7 @@ from autodo_jax.config.rules import CHOICES, check_fields, method_of, validate
 
 __all__ = [
     "CHOICES",
+    "CHOSEN_BY_METHOD",
     "MAY_CHANGE",
     "METHODS",
     "METHOD_FIELDS",
@@ -31,6 +34,7 @@ __all__ = [
     "flatten",
     "has_hyperparams",
     "is_solved",
+    "joined_epochs",
     "method_of",
     "to_fields",
     "to_json",

@@ -42,7 +42,7 @@ def use_features(config: ml_collections.ConfigDict, method: str | None = None) -
     config.hyper.theta = "all"
     _solve_head(config)
     config.task.prior_variance = 1.0
-    config.task.joined_epochs = 1
+    config.task.joined_epochs = 1.0
     config.guard.folds = 5
     _apply_method(config, method)
 
@@ -82,8 +82,9 @@ def use_pretrained(
     is_constant = config.augment.policy == config.hyper.augment == "none"
     solves = config.model.get_ref("frozen_encoder").to_int() * int(is_constant)
     config.task.prior_variance = solves.to_float()
-    config.task.joined_epochs = solves * int(chosen.train_on == "train")
+    config.task.joined_epochs = (solves * int(chosen.train_on == "train")).to_float()
     config.guard.folds = solves * 5
+    config.guard.patience = solves * config.guard.patience
 
 
 def _solve_head(config: ml_collections.ConfigDict) -> None:

@@ -153,7 +153,7 @@ def _model() -> ml_collections.ConfigDict:
     # Of efficientnet_lite0 "imagenet" (extra pretrained), or FILE.safetensors with
     # torchvision's or timm's names; "": random.
     model.weights = ""
-    # With weights, the encoder stands still and the head learns; False: all learns.
+    # With weights, the encoder is frozen and the head learns; False: all learns.
     model.frozen_encoder = True
     model.dtype = "float32"  # of the encoder's computation: float32 or bfloat16
     return model
@@ -172,9 +172,10 @@ def _task() -> ml_collections.ConfigDict:
     # Variance that L2 leaves a logit a priori, instead of task.weight_decay: it is then
     # D / (variance * points), of kernels only. 0: task.weight_decay. Of solved heads.
     task.prior_variance = 0.0
-    # Last epochs in which theta also learns from the clean set, with Lambda still; 0:
-    # never (App. A). A solved head learns from it in its last solve, if this is not 0.
-    task.joined_epochs = 0
+    # Last epochs in which theta also learns from the clean set, with Lambda still: a
+    # share of those from hyper.start_epoch on if below 1, else their number; 0: never
+    # (App. A). A solved head learns from it in its last solve, if this is not 0.
+    task.joined_epochs = 0.0
     return task
 
 
@@ -204,14 +205,25 @@ def _hyper() -> ml_collections.ConfigDict:
 
 def _guard() -> ml_collections.ConfigDict:
     guard = ml_collections.ConfigDict()  # against a Lambda that overfits the clean set
-    # Parts of the clean set; 0: Lambda is learned to the end (App. A). Each part in
-    # turn judges a Lambda learned without it, and together they choose the number of
-    # outer steps. Of solved heads.
+    # Parts of the clean set; 0: Lambda is learned to the end (App. A). Of solved heads,
+    # each part in turn judges a Lambda learned without it, and together they choose the
+    # number of outer steps. Of others the first part judges a single Lambda, which may
+    # be put back to an earlier epoch before the joined epochs.
     guard.folds = 0
-    # Epoch, from 0, whose Lambda is taken unless one is better by a standard error.
+    # Of solved heads: epoch, from 0, whose Lambda is taken unless one is better by a
+    # standard error. Others: the last of the outer loop.
     guard.expected_epochs = 9
-    guard.patience = 0  # epochs without a better Lambda until it is stopped; 0: all
+    # Of solved heads: epochs without a better Lambda until it is stopped; 0: all.
+    guard.patience = 0
     return guard
+
+
+def joined_epochs(config: ml_collections.ConfigDict) -> int:
+    """Returns the number of epochs that `task.joined_epochs` stands for."""
+    value = config.task.joined_epochs
+    if value < 1:
+        value *= max(config.epochs - config.hyper.start_epoch, 0)
+    return round(value)
 
 
 def to_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from autodo_jax import models
 from autodo_jax.augment import color, policies
 from autodo_jax.augment.learned import OPERATIONS
 from autodo_jax.config.features import is_solved
-from autodo_jax.config.fields import default_config, flatten, get
+from autodo_jax.config.fields import default_config, flatten, get, joined_epochs
 from autodo_jax.config.methods import (
     METHOD_FIELDS,
     METHODS,
@@ -62,7 +62,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _check_train_on(config)
     _check_operations(config)
     _check_head(config)
-    _check_guard(config)
     learns = has_hyperparams(config.hyper) and not config.hyper.frozen
     if learns and config.hyper.start_epoch >= config.epochs:
         _refuse(
@@ -72,6 +71,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
             "raise <config.epochs>",
             "learn nothing with <config.hyper.frozen=True>",
         )
+    _check_guard(config)
 
 
 def method_of(config: ml_collections.ConfigDict) -> str | None:
@@ -135,7 +135,10 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "task.clip_norm": _AT_LEAST_0,
     "task.tolerance": _PROPER_SHARE,
     "task.prior_variance": _AT_LEAST_0,
-    "task.joined_epochs": _AT_LEAST_0,
+    "task.joined_epochs": (
+        lambda v: 0 <= v < 1 or v == int(v) >= 1,
+        "a share in (0, 1), a number of epochs, or 0 for none",
+    ),
     "hyper.start_epoch": _AT_LEAST_0,
     "hyper.learning_rate": _POSITIVE,
     "hyper.num_terms": _AT_LEAST_0,
@@ -210,10 +213,10 @@ def _check_weights(config: ml_collections.ConfigDict) -> None:
     if not model.frozen_encoder:
         return
     if model.name == "resnet" and model.activation != "relu":
-        expected = "relu, that of the weights, while the encoder stands still"
+        expected = "relu, that of the weights, while the encoder is frozen"
         _refuse("model.activation", model.activation, expected)
     if config.hyper.theta != "head" and not is_solved(config):
-        expected = "head, since the encoder stands still"
+        expected = "head, since the encoder is frozen"
         _refuse("hyper.theta", config.hyper.theta, expected)
 
 
@@ -260,12 +263,15 @@ def _check_guard(config: ml_collections.ConfigDict) -> None:
     learns = has_hyperparams(config.hyper) and not config.hyper.frozen
     if is_solved(config):
         return
-    if guard.folds:
-        _refuse("guard.folds", guard.folds, "0 of a network that is not a solved head")
+    if guard.patience:
+        _refuse("guard.patience", guard.patience, "0 of a network that is not solved")
+    if guard.folds and not joined:
+        expected = "0 without task.joined_epochs, which use the Lambda that it chooses"
+        _refuse("guard.folds", guard.folds, expected)
     if joined and config.data.train_on != "train":
         _refuse("task.joined_epochs", joined, f"0 of {config.method}")
     first = config.hyper.start_epoch if learns else 0
-    if joined and first + joined >= config.epochs:
+    if joined and first + joined_epochs(config) >= config.epochs:
         _refuse("task.joined_epochs", joined, f"less than {config.epochs - first}")
 
 

@@ -17,12 +17,19 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from autodo_jax import command_line, models, objective
+from autodo_jax import models, objective
+from autodo_jax.command_line import run_flags
 from autodo_jax.config import default_config, use_pretrained
 from autodo_jax.data import checks
 from autodo_jax.data.dataset import Dataset
 from autodo_jax.data.sources import folder
-from autodo_jax.errors import ConfigError, WorkdirError, for_command_line, printable
+from autodo_jax.errors import (
+    ConfigError,
+    UsageError,
+    WorkdirError,
+    for_command_line,
+    printable,
+)
 from autodo_jax.train import features
 from autodo_jax.workdir import files
 
@@ -46,7 +53,7 @@ def embed(
     """
     if not models.has_frozen_encoder(config.model):
         raise ConfigError(
-            "there are no weights for an encoder that stands still",
+            "config.model has no weights for an encoder that is frozen",
             "pass <config.model.weights=FILE.safetensors>",
             "leave out <config.model.frozen_encoder>",
         )
@@ -91,10 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         config.data.source = "folder"
         use_pretrained(config)
         config.data.data_dir = str(arguments.path)
-        arrays = embed(command_line.with_fields(config, fields), _say)
+        arrays = embed(run_flags.with_fields(config, fields), _say)
         to_file: Any = arrays
         files.write(arguments.to, lambda file: np.savez(file, **to_file))
-    except (command_line.UsageError, ValueError, OSError) as error:
+    except (UsageError, ValueError, OSError) as error:
         print(f"autodo_jax.embed: {for_command_line(error)}", file=sys.stderr)
         return 1 if isinstance(error, OSError) else 2
     shapes = ", ".join(

@@ -9,7 +9,6 @@ and TPUs:
     logits = jax.export.deserialize(open("FILE.stablehlo", "rb").read()).call(images)
 """
 
-import argparse
 import json
 import pathlib
 import sys
@@ -21,7 +20,7 @@ import jax.export
 import numpy as np
 import safetensors.numpy
 
-from autodo_jax.errors import WorkdirError, for_command_line
+from autodo_jax.errors import ArgumentParser, WorkdirError, for_command_line, printable
 from autodo_jax.predict.predictor import Predictor
 from autodo_jax.predict.trained import OptimizedDataset, load_run
 from autodo_jax.version import __version__
@@ -110,7 +109,7 @@ def export_model(workdir: pathlib.Path, target: pathlib.Path) -> list[pathlib.Pa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m autodo_jax.export_model",
         description="Writes a run's trained network for other programs.",
     )
@@ -122,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"autodo_jax.export_model: {for_command_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
-    print("\n".join(map(str, paths)))
+    print("\n".join(printable(str(path)) for path in paths))
     return 0
 
 

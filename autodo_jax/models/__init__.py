@@ -53,7 +53,7 @@ def check(config: Any) -> None:
 
 
 def has_frozen_encoder(config: Any) -> bool:
-    """True where config.model has an encoder that stands still, with given weights."""
+    """True where config.model has an encoder that is frozen, with given weights."""
     return bool(config.weights and config.frozen_encoder)
 
 

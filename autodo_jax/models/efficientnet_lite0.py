@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 (Tan and Le, 2019; without squeeze and excitation, with ReLU6).
 
 ReLU6 is not continuously differentiable, as Eq. 4 asks of a network: the implicit
-function theorem then concerns the head alone, while the encoder stands still. With
+function theorem then concerns the head alone, while the encoder is frozen. With
 "SAME" padding and the epsilon of its batch norms, 1e-3, it is TensorFlow's network.
 """
 

@@ -60,7 +60,7 @@ def check(config: Any) -> None:
         imagenet_file(name)
     elif not pathlib.Path(weights).expanduser().is_file():
         raise ConfigError(
-            f"config.model.weights is {weights!r}, which is no file",
+            f"config.model.weights is {weights!r}, which is not a file",
             "pass <config.model.weights=FILE.safetensors>",
         )
 

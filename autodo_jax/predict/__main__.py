@@ -8,7 +8,6 @@ where there are several. Images that cannot be read are named and left out, and 
 status is then 1.
 """
 
-import argparse
 import collections
 import contextlib
 import csv
@@ -24,7 +23,7 @@ from typing import IO
 import numpy as np
 
 from autodo_jax.data.images import archive_files, decode, formats, opened
-from autodo_jax.errors import DataError, for_command_line, printable
+from autodo_jax.errors import ArgumentParser, DataError, for_command_line, printable
 from autodo_jax.predict.trained import OptimizedDataset, image_decoder, load_run
 from autodo_jax.workdir import files
 
@@ -70,7 +69,7 @@ class Images:
                         found.head(handle)
                     )
                     content = found.read(handle) if is_image else b""
-                except (DataError, OSError) as error:  # An archive may go on.
+                except (DataError, OSError) as error:  # The rest may be readable.
                     if not found.root.is_dir():
                         raise
                     self.failures.append(DataError(f"the image {name}: {error}"))
@@ -121,7 +120,7 @@ def write_predictions(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m autodo_jax.predict",
         description="Classifies images by the network of a finished run.",
     )

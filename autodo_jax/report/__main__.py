@@ -6,14 +6,13 @@ workdir of each run, finished or not, unless it is newer than the run. If one fo
 several finished runs, comparison.html is written to it.
 """
 
-import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
 
 import tqdm
 
-from autodo_jax.errors import for_command_line
+from autodo_jax.errors import ArgumentParser, for_command_line
 from autodo_jax.report import comparison, page, table
 from autodo_jax.workdir import files
 from autodo_jax.workdir import run as runs
@@ -28,7 +27,7 @@ _FORMATS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m autodo_jax.report",
         description="Table over finished runs, and a page for each run.",
     )

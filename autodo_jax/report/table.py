@@ -11,6 +11,7 @@ import numpy as np
 import tabulate
 
 from autodo_jax import config as config_lib
+from autodo_jax.errors import printable
 from autodo_jax.workdir.run import Run, RunFilesError
 
 # Fields of a configuration that have a column or never distinguish rows.
@@ -149,7 +150,7 @@ def _usual_values(runs: Sequence[Run]) -> dict[tuple, Any]:
 def _group(run: Run, name: str) -> tuple[str, ...]:
     """Returns the data set and, for a field that the method sets, the method."""
     result = _result(run)
-    is_methods = name == "augment.num_ops"
+    is_methods = name in config_lib.CHOSEN_BY_METHOD
     return (result["dataset"], *([result["method"]] if is_methods else []))
 
 
@@ -169,9 +170,9 @@ def _row(runs: Sequence[Run], variant: str) -> Row:
     first = _result(runs[0])
     learns = config_lib.has_hyperparams(config_lib.METHODS[first["method"]])
     labels = {
-        "dataset": first["dataset"],
+        "dataset": printable(first["dataset"]),
         "IR-NR": f"{first['imbalance_ratio']:g}-{first['noise_ratio']:g}",
-        "variant": variant,
+        "variant": printable(variant),
         "method": first["method"],
         "Lambda": ("frozen" if first["frozen"] else "learned") if learns else "-",
         "seeds": str(len(runs)),

@@ -6,7 +6,6 @@ or is dropped, by keys or clicks. Decisions go to the workdir's review table at 
 the same command continues with it. The page is on this machine alone.
 """
 
-import argparse
 import pathlib
 import sys
 import webbrowser
@@ -15,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from autodo_jax.data.sources import listing
-from autodo_jax.errors import ExportError, for_command_line
+from autodo_jax.errors import ArgumentParser, ExportError, for_command_line, printable
 from autodo_jax.export import suspects_of
 from autodo_jax.review.decisions import Decisions
 from autodo_jax.review.server import Point, Server
@@ -56,7 +55,7 @@ def points_of(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m autodo_jax.review",
         description="Opens a page to decide on the suspects of a run.",
     )
@@ -94,7 +93,8 @@ def _serve(workdir: pathlib.Path, port: int, *, opens: bool) -> None:
         )
         with server:
             print(f"{len(points)} images to review: {server.url}", flush=True)
-            print(f"decisions go to {workdir / files.REVIEW}; Ctrl-C ends", flush=True)
+            where = printable(str(workdir / files.REVIEW))
+            print(f"decisions go to {where}; Ctrl-C ends", flush=True)
             if opens:
                 webbrowser.open(server.url)
             try:

@@ -6,7 +6,7 @@ from typing import Any
 
 import tqdm.auto
 
-from autodo_jax.errors import AutodoError
+from autodo_jax.errors import AutodoError, printable
 
 # Seconds of an epoch with the outer loop over those of one without, about: it takes as
 # many hyper steps as task steps.
@@ -108,6 +108,7 @@ class EpochProgress:
 
     def message(self, text: str) -> None:
         """Shows a line without disturbing the bar."""
+        text = printable(text)
         if self._bar is not None:
             self._bar.write(text)
         elif not self._quiet:

@@ -28,7 +28,7 @@ from autodo_jax.distributed import AXIS, BY_ROWS, REPLICATED
 from autodo_jax.errors import RunError
 from autodo_jax.hyperparams.row_rmsprop import RowRMSpropState
 from autodo_jax.objective import Objective
-from autodo_jax.train import features, fitting, problem, solves, steps
+from autodo_jax.train import features, fitting, problem, snapshot, solves, steps
 from autodo_jax.train.solves import Solves
 from autodo_jax.train.state import (
     TrainState,
@@ -120,6 +120,8 @@ def prepare(
         optimizers,
         num_classes=data.num_classes,
         image_shape=jax.eval_shape(losses.clean_inputs, images).shape[1:],
+        num_clean=plan.num_points["validation"] if plan.joined_epochs else 0,
+        num_held_out=plan.num_held_out,
     )
     given = models.initial_variables(config.model, data.num_classes)
     specs, formats, state = _place_state(mesh, create, init_key, train.labels, given)
@@ -250,7 +252,8 @@ def state_specs(state: TrainState) -> TrainState:
     }
     everywhere: Any = TrainState(*[REPLICATED] * len(state))  # type: ignore[arg-type]
     by_rows: Any = RowRMSpropState(REPLICATED, nu=tables, last_touch=tables)
-    return everywhere._replace(tables=tables, hyper_optimizer_state=by_rows)
+    kept: Any = snapshot.Kept(tables, REPLICATED, REPLICATED) if state.kept else ()
+    return everywhere._replace(tables=tables, hyper_optimizer_state=by_rows, kept=kept)
 
 
 def _parts(config: ml_collections.ConfigDict, data: RunData) -> dict[str, Dataset]:
@@ -258,7 +261,7 @@ def _parts(config: ml_collections.ConfigDict, data: RunData) -> dict[str, Datase
     parts = data.splits._asdict()
     if data.fit is not data.splits.train:
         parts["fit"] = data.fit
-    if config.task.joined_epochs and not config_lib.is_solved(config):
+    if config_lib.joined_epochs(config) and not config_lib.is_solved(config):
         parts["joined"] = parts["train"].join(parts["validation"])
     return parts
 
@@ -271,6 +274,7 @@ def _plan(
     parts = _parts(config, data)
     num_points = {name: len(part.labels) for name, part in parts.items()}
     learns = config_lib.has_hyperparams(config.hyper) and not config.hyper.frozen
+    held_out = snapshot.held_out(config, data.splits.validation.labels)
     return BatchPlan(
         num_points=num_points,
         batch_size=config.batch_size,
@@ -279,7 +283,8 @@ def _plan(
         epochs=config.epochs,
         start_epoch=config.hyper.start_epoch if learns else config.epochs,
         seed=config.seed,
-        joined_epochs=config.task.joined_epochs if "joined" in parts else 0,
+        joined_epochs=config_lib.joined_epochs(config) if "joined" in parts else 0,
+        outer_points=np.flatnonzero(~held_out) if held_out.any() else None,
     )
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from autodo_jax import config as config_lib
 from autodo_jax._typing import PyTree
 from autodo_jax.hyperparams import state as hyperparams
 from autodo_jax.hyperparams.row_rmsprop import (
@@ -16,6 +17,7 @@ from autodo_jax.hyperparams.row_rmsprop import (
     RowRMSpropState,
     row_rmsprop,
 )
+from autodo_jax.train import snapshot
 
 # Numbers of App. A and of PyTorch's optimizers.
 WARMUP_EPOCHS = 5  # of both schedules; that of Lambda begins at E
@@ -47,6 +49,9 @@ class TrainState(NamedTuple):
     # points, and losses [epochs, M] of held-out clean points.
     heads: tuple[LearnedHead, ...] = ()
     held_out: PyTree = ()
+    # With joined epochs: log-probabilities [M, C] of the clean points before these.
+    unseen: PyTree = ()
+    kept: PyTree = ()  # snapshot.Kept, where a run of steps has a guard
 
 
 class Optimizers(NamedTuple):
@@ -88,7 +93,9 @@ def create_optimizers(
     )
     hyper_schedule = cosine_schedule(
         config.hyper.learning_rate,
-        epochs=config.epochs - config.hyper.start_epoch - config.task.joined_epochs,
+        epochs=config.epochs
+        - config.hyper.start_epoch
+        - config_lib.joined_epochs(config),
         steps_per_epoch=steps_per_epoch,
     )
     clip_norm, network = config.task.clip_norm, config.model
@@ -124,6 +131,8 @@ def create_state(
     *,
     num_classes: int,
     image_shape: tuple[int, int, int],
+    num_clean: int = 0,
+    num_held_out: int = 0,
 ) -> TrainState:
     """Initializes theta and Lambda (Algorithm 1, line 1).
 
@@ -133,6 +142,8 @@ def create_state(
       given: variables that are not initialized, as weights of an encoder.
       num_classes: C.
       image_shape: (H, W, channels).
+      num_clean: M, of clean points that join; 0: they do not.
+      num_held_out: of clean points that judge Lambda; 0: there is no guard.
     """
     images = jnp.zeros((1, *image_shape))
     kinds = ["params", "batch_stats"]
@@ -147,6 +158,8 @@ def create_state(
         optimizer_state=optimizers.task.init(variables["params"]),
         tables=tables,
         hyper_optimizer_state=optimizers.hyper.init(tables),
+        unseen=jnp.zeros((num_clean, num_classes)) if num_clean else (),
+        kept=snapshot.start(tables, num_held_out) if num_held_out else (),
     )
 
 

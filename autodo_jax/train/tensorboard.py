@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -41,7 +42,9 @@ class TensorBoard:
             with self._explained():
                 for path in folder.glob(files.EVENTS.name):
                     path.unlink()
-                self._writer = EventsWriter(str(folder / "events"))
+                # Nobody can know the name before, and have a link there.
+                suffix = f".{secrets.token_hex(8)}"
+                self._writer = EventsWriter(str(folder / "events"), suffix)
         for record in records:
             self.add_epoch(record)
 

@@ -20,12 +20,14 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from autodo_jax._typing import PyTree
+from autodo_jax.disk import regular
 from autodo_jax.errors import CheckpointError, RunFilesError
 
 _CHECKSUMS = "sha256sums"
 # Orbax writes the time into it when the folder gets its name; nobody reads it.
 _TIMES = "_CHECKPOINT_METADATA"
 _STATE = "state/"
+_MAX_CHECKSUMS = 2**24  # bytes of the list of checksums
 _DIGEST = 64  # hexadecimal digits of a SHA-256
 _DAMAGED = ".damaged"  # suffix of a checkpoint that was set aside
 
@@ -191,7 +193,8 @@ class Checkpoints:
         if jax.process_index() == 0:
             (folder,) = self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
             lines = [f"{digest}  {name}\n" for name, digest in _checksums(folder)]
-            (folder / _CHECKSUMS).write_text("".join(lines))
+            with regular.create(folder / _CHECKSUMS) as file:
+                file.write("".join(lines).encode())
 
 
 def read_parts(folder: pathlib.Path, names: Sequence[str]) -> dict[str, PyTree]:
@@ -272,9 +275,9 @@ def _problem(path: pathlib.Path, *, with_state: bool) -> str | None:
     Orbax reads the metrics of all of them, and the state, which is large, of one.
     """
     try:
-        lines = (path / _CHECKSUMS).read_text().splitlines()
+        lines = regular.read(path / _CHECKSUMS, _MAX_CHECKSUMS).decode().splitlines()
         found = dict(_checksums(path, with_state=with_state))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         return str(error)
     if not lines:
         return f"{_CHECKSUMS} is empty"

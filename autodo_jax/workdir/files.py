@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import IO, Any, NamedTuple
 
+from autodo_jax.disk import regular
 from autodo_jax.errors import RunFilesError, WriteError
 
 # Of the files together, written to CONFIG. Version 1 had other fields and no number.
@@ -69,22 +70,27 @@ def write(path: pathlib.Path, save: Callable[[IO[bytes]], Any]) -> None:
     Raises:
       WriteError: the disk is full, or the folder cannot be written.
     """
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "wb") as file:
-            save(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        regular.write(path, save)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise write_error(path, error) from error
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a text as `write` does."""
     write(path, lambda file: file.write(text.encode()))
+
+
+def append_text(path: pathlib.Path, text: str) -> None:
+    """Adds a text to a file that `write` has written; all of it or nothing.
+
+    Raises:
+      WriteError: as `write`; also where the file is no longer there.
+    """
+    try:
+        regular.append(path, text.encode())
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 def write_error(what: Any, error: OSError) -> WriteError:
@@ -144,7 +150,8 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def read_error(path: pathlib.Path, error: Exception) -> RunFilesError:
     """Returns the error of a file that cannot be read."""
-    reason = " ".join(str(error).split())
+    known = error.strerror if isinstance(error, OSError) else None
+    reason = " ".join((known or str(error)).split())
     return RunFilesError(
         f"cannot read {path}: {reason}",
         "restore it from a copy, or repeat the run in another workdir",

@@ -6,6 +6,7 @@ One run at a time writes to it.
 import contextlib
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Iterator
 
 import filelock
@@ -41,9 +42,11 @@ def opened(
       WorkdirError: another run is writing to the folder, or it holds one with another
         configuration, or it cannot be written.
     """
+    check_name(folder)
     lock = filelock.FileLock(folder / files.LOCK, blocking=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _refuse_links(folder, *([] if overwrite else [files.CHECKPOINTS]), files.LOCK)
         lock.acquire()
     except filelock.Timeout as error:
         raise WorkdirError(
@@ -113,13 +116,37 @@ def _prepare(folder: pathlib.Path, *, overwrite: bool) -> None:
                     for path in folder.glob(file.name):
                         path.unlink()
             _remove(folder / files.CHECKPOINTS)
-        (folder / files.METRICS).touch()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise _unwritable(folder, error) from error
 
 
+def check_name(folder: pathlib.Path) -> None:
+    """Raises WorkdirError where a path cannot be written down: Orbax needs UTF-8."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise WorkdirError(
+            f"the path {folder} is not UTF-8", "rename it", "pass another <workdir>"
+        ) from error
+
+
+def _refuse_links(folder: pathlib.Path, *names: files.File) -> None:
+    """Refuses links where others would write, or remove, through them."""
+    for name in names:
+        if (folder / name).is_symlink():
+            raise WorkdirError(
+                f"{folder / name} is a link, and nothing is written through links",
+                "remove the link",
+                "pass another <workdir>",
+            )
+
+
 def _remove(folder: pathlib.Path) -> None:
     """Removes a folder which, if that is cut short, does not look like one in use."""
+    if folder.is_symlink():
+        folder.unlink()
     aside = folder.with_name(f"{folder.name}.removed")
     shutil.rmtree(aside, ignore_errors=True)
     if folder.exists():

@@ -9,7 +9,7 @@ from tests.test_main import DIGITS, TINY
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ([], "pass --config=configs/digits.py"),
+        ([], "pass --config=digits"),
         (["--config=configs/nope.py"], "no experiment file 'configs/nope"),
         (["--config=setup.cfg"], "setup.cfg is not an experiment file"),
         ([DIGITS + ":autodp"], "unknown method 'autodp'; use one of baseline"),

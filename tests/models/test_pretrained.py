@@ -262,7 +262,7 @@ def test_names_that_do_not_fit_are_listed(resnet18, tmp_path, change, expected):
 def test_what_is_no_file_of_weights_is_refused(tmp_path):
     path = tmp_path / "w.safetensors"
     for config, expected in (
-        (of_resnet(path), "which is no file; pass"),
+        (of_resnet(path), "which is not a file; pass"),
         (of_resnet("imagenet"), "which efficientnet_lite0 alone has; pass"),
         (of_weights("small_cnn", "imagenet"), "but small_cnn begins at random; pass"),
     ):

@@ -4,13 +4,13 @@ import contextlib
 import os
 import pathlib
 import posixpath
-import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
 from autodo_jax.data.images import archive_files
+from autodo_jax.disk import regular
 from autodo_jax.errors import DataError
 
 _HEAD = 32  # bytes that say what a file is
@@ -114,20 +114,13 @@ def _folder(root: pathlib.Path, below: Callable) -> Files:
 
 
 def _file_contents(path: str) -> bytes:
-    with _regular(path) as file:
+    with regular.open_file(path) as file:
         return archive_files.contents(file, path)
 
 
 def _file_head(path: str) -> bytes:
-    with _regular(path) as file:
+    with regular.open_file(path) as file:
         return file.read(_HEAD)
-
-
-def _regular(path: str) -> IO[bytes]:
-    # Reading from others, such as pipes, may never end.
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(f"{path} is not a file")
-    return open(path, "rb")
 
 
 def _walk(root: pathlib.Path) -> Iterator[str]:

@@ -7,7 +7,6 @@ format (array_record), which `tfds.data_source` reads as if TFDS had prepared th
 Neither TensorFlow nor a network is needed.
 """
 
-import argparse
 import contextlib
 import functools
 import io
@@ -21,7 +20,13 @@ from typing import Any
 from autodo_jax.data.prepare import originals
 from autodo_jax.data.prepare.cifar import cifar
 from autodo_jax.data.sources import tfds
-from autodo_jax.errors import AbsentError, DataError, for_command_line
+from autodo_jax.errors import (
+    AbsentError,
+    ArgumentParser,
+    DataError,
+    for_command_line,
+    printable,
+)
 
 READERS: dict[str, Callable[[pathlib.Path], originals.Original]] = {
     "mnist": originals.mnist,
@@ -113,13 +118,14 @@ def _is_prepared(name: str, data_dir: str) -> bool:
             "set another <data_dir>",
         )
     path = builder.data_path
-    print(f"{name} is already prepared in {path}; --overwrite prepares it again")
+    where = printable(str(path))
+    print(f"{name} is already prepared in {where}; --overwrite prepares it again")
     return True
 
 
 def _report(name: str, path: pathlib.Path, sizes: dict[str, int]) -> None:
     points = ", ".join(f"{split} {size:,}" for split, size in sizes.items())
-    print(f"{name}: {points} points in {path}")
+    print(printable(f"{name}: {points} points in {path}"))
     for split, size in sizes.items():
         published = PUBLISHED_SIZES[name][split]
         if size != published:
@@ -128,7 +134,7 @@ def _report(name: str, path: pathlib.Path, sizes: dict[str, int]) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 1 for a damaged archive, 2 for an absent one."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m autodo_jax.data.prepare", description=__doc__.splitlines()[0]
     )
     parser.add_argument("name", choices=READERS, help="the data set")

@@ -9,7 +9,6 @@ import dataclasses
 import os
 import pathlib
 import sys
-import uuid
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ import numpy as np
 from autodo_jax.data import split
 from autodo_jax.data.dataset import Dataset, SourceSplits
 from autodo_jax.data.images import decode, lazy
+from autodo_jax.disk import regular
 from autodo_jax.errors import DataError
 
 # Our name of a source -> TFDS's.
@@ -251,7 +251,10 @@ def _make_index(records: Any, prefix: str) -> _Index:
 def _load_index(path: pathlib.Path, num_records: int) -> _Index | None:
     """Returns the index in a file, or None if it is not of `num_records` points."""
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with (
+            regular.open_file(path) as file,
+            np.load(file, allow_pickle=False) as arrays,
+        ):
             labels, ids = arrays["labels"].astype(np.int32), arrays["ids"]
     # numpy raises errors of any kind for damaged files.
     except Exception:
@@ -262,13 +265,7 @@ def _load_index(path: pathlib.Path, num_records: int) -> _Index | None:
 
 def _save_index(path: pathlib.Path, index: _Index) -> None:
     # Other processes must find the whole file or none.
-    unfinished = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        with open(unfinished, "wb") as file:
-            np.savez_compressed(file, **index._asdict())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    regular.write(path, lambda file: np.savez_compressed(file, **index._asdict()))
 
 
 def _open_split(builder: Any, name: str, data: ml_collections.ConfigDict) -> Any:

@@ -1,4 +1,4 @@
-"""Folders as users have them: read, or refused by name, and never in part in silence.
+"""Folders as users have them: read, or refused by name, and never silently in part.
 
 The kinds are those of public reports about tools like this one.
 """
@@ -151,7 +151,7 @@ def test_every_other_file_is_counted_by_suffix(root):
     parts = load(root)
     assert sizes(parts) == [6, 6, 6]
     said = noted(parts, "left out")
-    assert said.startswith("6 files that are no images: 2 .heic, ")
+    assert said.startswith("6 files that are not images: 2 .heic, ")
     for kind in ("1 .txt", "1 without suffix", "1 .mp4", "1 .db"):
         assert kind in said
 
@@ -227,7 +227,7 @@ METADATA = {
 
 
 @pytest.mark.parametrize("kind", sorted(METADATA))
-@pytest.mark.parametrize("place", [33, -12])  # behind the header, and before the end
+@pytest.mark.parametrize("place", [33, -12])  # after the header, and before the end
 def test_metadata_are_not_pixels(root, kind, place):
     path = root / "train/cat/0.png"
     expected = np.asarray(Image.open(path))

@@ -1,0 +1,147 @@
+"""Links that were planted in a workdir lead no writer to the files of others."""
+
+import numpy as np
+import pytest
+
+from autodo_jax import main
+from autodo_jax.errors import WorkdirError, WriteError
+from autodo_jax.report import comparison, page
+from autodo_jax.review.decisions import Decisions
+from autodo_jax.train import loop
+from autodo_jax.workdir import files, folder, run
+from configs import digits
+from tests.report import made_up
+from tests.train import prepared
+
+EVENT = "events.out.tfevents.1.planted"
+NAMES = [
+    EVENT if file is files.EVENTS else file.name
+    for file in files.ALL
+    if file not in (files.CHECKPOINTS, files.LOCK)
+]
+
+
+class Planted:
+    """Links at the names of all files, and where parts of them used to be."""
+
+    def __init__(self, workdir, precious, names):
+        self.workdir, self.precious = workdir, precious
+        workdir.mkdir(exist_ok=True)
+        precious.mkdir(exist_ok=True)
+        for name in [*names, *(f"{name}.tmp" for name in names)]:
+            target = precious / name
+            target.write_text("precious")
+            (workdir / name).unlink(missing_ok=True)
+            (workdir / name).symlink_to(target)
+
+    def check(self, *written):
+        for target in self.precious.iterdir():
+            assert target.read_text() == "precious", target
+        for name in written:
+            path = self.workdir / name
+            assert path.is_file() and not path.is_symlink(), name
+
+
+@pytest.mark.slow
+def test_a_run_its_report_and_its_review_write_through_no_link(tmp_path):
+    config = prepared.tiny_config("baseline", epochs=1)
+    config.save_embeddings = True
+    config.profile = str(tmp_path / "profile")
+    names = [name for name in NAMES if name != "config.json"]
+    planted = Planted(tmp_path / "run", tmp_path / "precious", names)
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile/plugins").symlink_to(tmp_path / "precious")
+    before = {path.name for path in (tmp_path / "precious").iterdir()}
+    ready, state = prepared.prepare(config)
+    with folder.opened(planted.workdir, config, overwrite=True):
+        loop.run(ready, state, planted.workdir)
+    page.write_page(planted.workdir)
+    Decisions(tmp_path / "run/other.csv", {"a": "b"}).decide("a", "keep")
+    planted.check(
+        *("config.json", "metrics.jsonl", "data.json", "result.json", "dataset.csv"),
+        *("hyperparams.npz", "probabilities.npy", "embeddings.npy", "report.npz"),
+        "report.html",
+    )
+    assert {path.name for path in (tmp_path / "precious").iterdir()} == before
+    (events,) = planted.workdir.glob(files.EVENTS.name)
+    assert events.name != EVENT and not events.is_symlink()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("ending", ["", ".tmp"])
+def test_a_file_is_written_beside_what_a_link_leads_to(name, ending, tmp_path):
+    planted = Planted(tmp_path / "run", tmp_path / "precious", [name])
+    files.write_text(planted.workdir / (name + ending), "new")
+    planted.check(name + ending)
+
+
+def test_a_page_that_compares_and_a_review_follow_no_link(tmp_path):
+    workdir = made_up.write_run(tmp_path / "runs/run")
+    names = ["comparison.html", "review.csv"]
+    planted = Planted(tmp_path / "runs", tmp_path / "precious", names)
+    page_path = tmp_path / "runs/comparison.html"
+    comparison.write_comparison([run.read(workdir)], page_path)
+    planted.check("comparison.html")
+
+
+def test_metrics_that_became_a_link_end_the_run(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    planted = Planted(tmp_path, tmp_path / "precious", ["metrics.jsonl"])
+    with pytest.raises(WriteError, match=r"cannot write .*metrics\.jsonl: Too many"):
+        files.append_text(path, "{}\n")
+    planted.check()
+
+
+@pytest.mark.parametrize("name", [".lock", "checkpoints"])
+def test_what_others_write_is_refused_where_it_is_a_link(name, tmp_path):
+    workdir, target = tmp_path / "run", tmp_path / "target"
+    workdir.mkdir()
+    target.mkdir() if name == "checkpoints" else target.write_text("precious")
+    (workdir / name).symlink_to(target)
+    with (
+        pytest.raises(WorkdirError, match="is a link, and nothing is written through"),
+        folder.opened(workdir, digits.get_config()),
+    ):
+        pass
+    assert target.is_dir() or target.read_text() == "precious"
+    if name == "checkpoints":
+        (target / "7").mkdir()
+        with folder.opened(workdir, digits.get_config(), overwrite=True):
+            assert not (workdir / name).exists()
+        assert (target / "7").is_dir()
+
+
+def test_a_path_that_is_not_utf8_is_refused_at_the_start(tmp_path):
+    workdir = tmp_path / "run\udcff"
+    with (
+        pytest.raises(WorkdirError, match=r"run.udcff is not UTF-8; rename it"),
+        folder.opened(workdir, digits.get_config()),
+    ):
+        pass
+    assert not workdir.exists()
+
+
+@pytest.mark.slow
+def test_a_finished_run_gets_the_report_that_it_lacks(tmp_path, capfd):
+    config = prepared.tiny_config("baseline", epochs=1)
+    ready, state = prepared.prepare(config)
+    loop.run(ready, state, tmp_path)
+    flags = [
+        *("--config=configs/digits.py:baseline", "--config.epochs=1"),
+        *("--config.batch_size=16", "--config.model.widths=(4,4)"),
+        *("--config.hyper.start_epoch=1", "--config.augment.policy=none"),
+        f"--workdir={tmp_path}",
+    ]
+    assert main.main(["main", *flags]) == 0
+    assert "is finished" in capfd.readouterr().out
+    written = (tmp_path / "report.html").stat().st_mtime_ns
+    assert main.main(["main", *flags]) == 0
+    assert (tmp_path / "report.html").stat().st_mtime_ns == written
+    # Where it cannot be written, the command says so and does not succeed.
+    (tmp_path / "report.html").unlink()
+    (tmp_path / "report.npz").write_bytes(np.random.default_rng(0).bytes(100))
+    capfd.readouterr()
+    assert main.main(["main", *flags]) == 1
+    error = capfd.readouterr().err
+    assert error.startswith("autodo_jax: no report.html: cannot read ")
+    assert error.count("\n") == 1
