@@ -17,6 +17,7 @@ compiled programs of the first.
 """
 
 import contextlib
+import io
 import json
 import pathlib
 import subprocess
@@ -149,7 +150,7 @@ def run_peers(arrays: dict[str, np.ndarray], wrong: set[str]) -> dict[str, Any]:
     probability = cross_val_predict(_regression(), *both, cv=5, method="predict_proba")[
         : len(labels)
     ]
-    with contextlib.redirect_stdout(None):
+    with contextlib.redirect_stdout(io.StringIO()):
         issues = cleanlab.filter.find_label_issues(labels, probability)
     quality = cleanlab.rank.get_label_quality_scores(labels, probability)
     is_wrong = np.isin(arrays["train_ids"], [*wrong])
