@@ -28,7 +28,10 @@ def is_installed(monkeypatch, tmp_path):
         ([], "are not those that are expected: their SHA-256 is e3b0c442"),
         (["--config.model.name=resnet"], "efficientnet_lite0 alone has; pass"),
         (["--config.model.name=small_cnn"], "but small_cnn begins at random"),
-        (["--config.model.weights=a.safetensors"], "'a.safetensors', which is no file"),
+        (
+            ["--config.model.weights=a.safetensors"],
+            "'a.safetensors', which is not a file",
+        ),
         (["--config.data.mean=(0.5,)", "--config.data.std=(1.,)"], "three numbers"),
         (["--config.hyper.solver=neumann"], "'conjugate_gradient' for constant"),
         (["--config.augment.flip=True"], "expected 0 of a head that is stepped"),
