@@ -156,12 +156,17 @@ def writes(path):
         of = node.func
         name = of.attr if isinstance(of, ast.Attribute) else getattr(of, "id", "")
         modes = [arg.value for arg in node.args[1:2] if isinstance(arg, ast.Constant)]
-        modes += [k.value.value for k in node.keywords if k.arg == "mode"]
+        modes += [
+            k.value.value
+            for k in node.keywords
+            if k.arg == "mode" and isinstance(k.value, ast.Constant)
+        ]
         is_open = name in ("open", "fdopen") and not (
             all(isinstance(mode, str) and not set(mode) & set("wax+") for mode in modes)
         )
-        owner = getattr(getattr(of, "value", None), "id", "")
-        is_writer = name in WRITERS and owner != "files"
+        owner = getattr(getattr(of, "value", None), "id", "a value")
+        owner = owner if isinstance(of, ast.Attribute) else ""
+        is_writer = name in WRITERS and owner not in ("", "files")
         if is_open or (is_writer and (name not in HARMLESS or owner in MODULES)):
             yield node.lineno
 
