@@ -67,6 +67,7 @@ class Images:
                     continue
                 suffix = pathlib.PurePosixPath(name).suffix.lower()
                 try:
+                    opened.check_encoding(name, path)
                     is_image = suffix in formats.suffixes() or formats.begins_as_image(
                         found.head(handle)
                     )
