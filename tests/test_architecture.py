@@ -27,7 +27,7 @@ ALLOWED = {
     "report": {"report", "config", "workdir"},
     "export": {"export", "data", "workdir"},
     "command_line": {"config", "processes"},
-    "main": {"command_line", "processes", "report", "train", "workdir"},
+    "main": {"command_line", "config", "processes", "report", "train", "workdir"},
     "api": {"config", "data", "distributed", "models", "predict", "report", "train"}
     | {"workdir"},
     "review": {"review", "data", "export", "workdir"},

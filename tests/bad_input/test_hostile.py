@@ -10,6 +10,7 @@ import resource
 import shutil
 import time
 import zipfile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,16 +170,19 @@ def test_errors_of_the_classes(value, workdir):
     refuse(workdir, "result.json", "class_error is", "expected percentages")
 
 
+METRICS: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(
+        ("train_loss", "val_loss", "learning_rate", "new"),
+        ("x", ESCAPE, [], {}, True, 1e300),
+    ),
+    **dict.fromkeys(("val_error", "test_error"), ("x", [], -1, 101, 1e300, False)),
+    "epoch": (0, 3, "2", 2.0, None, [], True, -1),
+}
+
+
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *((name, value) for name in ("train_loss", "val_loss", "learning_rate", "new")
-          for value in ("x", ESCAPE, [], {}, True, 1e300)),
-        *((name, value) for name in ("val_error", "test_error")
-          for value in ("x", [], -1, 101, 1e300, False)),
-        *(("epoch", value) for value in (0, 3, "2", 2.0, None, [], True, -1)),
-    ],
-)  # fmt: skip
+    ("name", "value"), [(name, value) for name in METRICS for value in METRICS[name]]
+)
 def test_metrics(name, value, workdir):
     path = workdir / "metrics.jsonl"
     first, second, *rest = path.read_text().splitlines()
@@ -386,7 +390,7 @@ def flip(path, position):
     path.write_bytes(content)
 
 
-ARCHIVES = {
+ARCHIVES: dict[str, Any] = {
     "half": lambda path: path.write_bytes(truncated(path.read_bytes())),
     "no end": lambda path: path.write_bytes(path.read_bytes()[:-1]),
     "no archive": lambda path: path.write_bytes(b"PK\x03\x04" + bytes(1000)),

@@ -69,8 +69,8 @@ def _check_names(root: pathlib.Path, directory: bytes) -> None:
                 name.decode()
             except UnicodeDecodeError as error:
                 raise DataError(
-                    f"member {number} of {root} has a name that is not UTF-8, "
-                    f"{str(name)[1:]}",
+                    f"{root} cannot be read: member {number} has a name that is not "
+                    f"UTF-8, {str(name)[1:]}",
                     *_ADVICE,
                 ) from error
         position = start + sum(lengths)

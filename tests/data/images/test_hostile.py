@@ -51,7 +51,7 @@ def replaced(path, old, new):
 def test_a_name_that_is_not_utf8_is_told_by_its_number(name, tmp_path):
     path = zipped(tmp_path / "x.zip", ("a.png", b"x"), ("\xe9" * 5, b"x"))
     replaced(path, "\xe9".encode() * 5, name.ljust(10, b"z"))
-    refuse(path, "member 2 of ")
+    refuse(path, "x.zip cannot be read: member 2 has a name")
 
 
 def many_empty(path, num_members):
@@ -107,9 +107,11 @@ def test_a_tar_that_unpacks_to_far_more_than_it_has(mode, tmp_path):
 
 def test_a_member_that_unpacks_to_far_more_than_it_is(tmp_path):
     path = zipped(
-        tmp_path / "x.zip", ("x.png", bytes(2**27)), compression=zipfile.ZIP_DEFLATED
+        tmp_path / "x.zip",
+        ("x.png", bytes(2**26 + 1)),
+        compression=zipfile.ZIP_DEFLATED,
     )
-    refuse(path, "bytes that unpack to 134,217,728")
+    refuse(path, "bytes that unpack to 67,108,865")
 
 
 def encrypted(path):
@@ -153,7 +155,7 @@ def lies_of_its_size(path):
     ("make", "expected"),
     [
         (encrypted, "encrypted"),
-        (of_several_parts, "x.zip"),
+        (of_several_parts, "is one of the parts"),
         (unknown_compression, "compression"),
         (directory_elsewhere, "x.zip"),
         (lies_of_its_size, "unpack to 4,294,967,294"),
@@ -171,8 +173,8 @@ def test_an_archive_in_an_archive_is_a_file_that_is_no_image(tmp_path):
         assert [content for _, content in files.pick(files.entries)] == [inner]
 
 
-def header_of_png(width, height, depth=8, colour=2):
-    fields = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+def header_of_png(sides, colour):
+    fields = struct.pack(">IIBBBBB", *sides, 8, colour, 0, 0, 0)
     pixels = chunk(b"IDAT", zlib.compress(bytes(100)))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", fields) + pixels + chunk(b"IEND", b"")
 
@@ -186,7 +188,7 @@ def header_of_png(width, height, depth=8, colour=2):
 @pytest.mark.parametrize("colour", [0, 2, 6])
 def test_sides_that_fill_memory(sides, size, colour):
     start = time.process_time()
-    content = header_of_png(*sides, colour=colour)
+    content = header_of_png(sides, colour)
     with pytest.raises(DataError, match=r"the image x cannot be read: "):
         decode.Decoder(channels=3, size=size)(("x", content))
     assert time.process_time() - start < SECONDS
