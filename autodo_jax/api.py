@@ -76,17 +76,40 @@ def optimize_dataset(
         that are not those of the workdir, numbers that are not finite.
       OSError: a workdir that cannot be written.
       KeyboardInterrupt: Ctrl-C; what was done so far is saved in the workdir.
+
+    Examples:
+      >>> import numpy as np
+      >>> from autodo_jax import optimize_dataset
+      >>> rng, labels = np.random.default_rng(0), np.arange(60) % 3
+      >>> features = np.eye(3)[labels] + 0.1 * rng.normal(size=(60, 3))
+      >>> given = np.where(np.arange(60) == 7, 0, labels)  # number 7 is a 1
+      >>> found = optimize_dataset(
+      ...     (features[:40], given[:40]),
+      ...     (features[40:], labels[40:]),
+      ...     progress=False,
+      ... )
+      >>> int(found.report.noise_score.argmax())
+      7
+      >>> int(found.predict(features[7:8]).argmax())
+      1
     """
     splits = arrays.to_splits(train, validation, test)
     config = _config(config_for(train) if config is None else config, splits)
     if model is not None:
         if splits.train.has_features:
             raise ModelError("`model` is for images; features have a head of their own")
+        if config.model.weights:
+            raise ModelError(
+                "config.model.weights are for a network of config.model, not for "
+                "`model`",
+                "set it to ''",
+            )
         config.model.module = _fingerprint(model, splits, config)
     show = "bar" if progress else "nothing"
     with _opened(workdir, config) as path:
         try:
-            setup, state = prepare(config, splits=splits, model=model)
+            kept = None if workdir is None else path
+            setup, state = prepare(config, splits=splits, model=model, workdir=kept)
             start_epoch = setup.plan.start_epoch
             progress_bar = EpochProgress(config.epochs, show, str, start_epoch)
             finished = loop.run(setup, state, path, progress_bar)
@@ -134,6 +157,13 @@ def config_for(train: arrays.Arrays) -> ml_collections.ConfigDict:
 
     Raises:
       ValueError: images of another kind.
+
+    Examples:
+      >>> import numpy as np
+      >>> from autodo_jax import config_for
+      >>> config = config_for((np.zeros((6, 8, 8)), np.arange(6) % 3))
+      >>> config.method, config.model.name
+      ('autodo', 'small_cnn')
     """
     images = arrays.to_points("train", arrays.pair("train", train)[0])
     if images.ndim == 2:

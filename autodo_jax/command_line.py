@@ -14,15 +14,16 @@ from autodo_jax import config as config_lib
 from autodo_jax import processes
 from autodo_jax.config import help
 from autodo_jax.errors import ConfigError, UsageError
+from autodo_jax.programs import experiments
 
 _FIELDS = "fields, as --config.FIELD=VALUE; experiment files have other defaults:"
-_EXAMPLE = "pass --config=configs/digits.py"
+_EXAMPLE = "pass --config=digits, or --config=FILE"
 
 
 class Options(NamedTuple):
     """The flags of a run, but for those that set fields of its configuration."""
 
-    config: str | None  # FILE or FILE:METHOD
+    config: str | None  # NAME or FILE, or one of them with :METHOD
     method: str | None  # in place of METHOD
     workdir: pathlib.Path | None
     check: bool  # reads the data, says what they are, and stops
@@ -75,9 +76,23 @@ def load_config(options: Options) -> ml_collections.ConfigDict:
         field that is unknown or of another type.
       ConfigError: an unknown method; a field out of its range.
     """
-    config = _load_experiment(options)
-    _check_names(options.fields, config)
-    arguments = ["", *options.fields]
+    return with_fields(_load_experiment(options), options.fields)
+
+
+def with_fields(
+    config: ml_collections.ConfigDict, fields: Sequence[str]
+) -> ml_collections.ConfigDict:
+    """Returns a validated configuration with other values of fields.
+
+    Args:
+      config: with all fields.
+      fields: arguments like "--config.data.data_dir=PATH".
+
+    Raises:
+      UsageError, ConfigError: as `load_config`.
+    """
+    _check_names(fields, config)
+    arguments = ["", *fields]
     values = flags.FlagValues()
     values.set_gnu_getopt()
     try:
@@ -95,17 +110,22 @@ def load_config(options: Options) -> ml_collections.ConfigDict:
         raise UsageError(f"unexpected argument {rest[0]!r}", "flags start with --")
     changed = ml_collections.ConfigDict(values.config)
     config_lib.validate(changed)
-    _make_absolute(changed.data)
+    _make_absolute(changed)
     return changed
 
 
-def _make_absolute(data: ml_collections.ConfigDict) -> None:
+def _make_absolute(config: ml_collections.ConfigDict) -> None:
     """Makes paths those of any working directory, for the programs that read a run."""
-    for name in ("data_dir", "labels", "corrections"):
-        path = pathlib.Path(data[name]).expanduser()
-        # A table of labels may also be named by its place below data_dir.
-        if data[name] and (name != "labels" or path.is_file()):
-            data[name] = str(path.absolute())
+    for section, name in (
+        *((config.data, name) for name in ("data_dir", "labels", "corrections")),
+        (config.model, "weights"),
+    ):
+        path = pathlib.Path(section[name]).expanduser()
+        # A table of labels may also be named by its place below data_dir, and weights
+        # by what they were trained on.
+        may_be_a_name = name in ("labels", "weights")
+        if section[name] and (path.is_file() or not may_be_a_name):
+            section[name] = str(path.absolute())
 
 
 def help_text() -> str:
@@ -123,7 +143,7 @@ def _define_flags() -> flags.FlagValues:
     values = flags.FlagValues()
     values.set_gnu_getopt()  # Flags may come in any order.
     strings = {
-        "config": "Experiment file and method, as in configs/digits.py:autodo.",
+        "config": "Experiment and method: digits:autodo, or configs/digits.py:autodo.",
         "config.method": "Method, in place of the one after the colon.",
         "workdir": "Default: runs/CONFIG/METHOD-seedK.",
         "coordinator": "HOST:PORT of process 0.",
@@ -163,10 +183,9 @@ def _load_experiment(options: Options) -> ml_collections.ConfigDict:
     if not options.config:
         raise UsageError("no experiment", _EXAMPLE)
     path, _, method = options.config.partition(":")
-    if not pathlib.Path(path).is_file():
-        raise UsageError(f"no experiment file {path!r}", _EXAMPLE)
+    file = experiments.find(path)
     try:
-        config = runpy.run_path(path)["get_config"](options.method or method)
+        config = runpy.run_path(str(file))["get_config"](options.method or method)
         config_lib.check_fields(config)
     except ConfigError:
         raise

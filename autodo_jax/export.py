@@ -10,7 +10,6 @@ copied.
 
 import collections
 import dataclasses
-import hashlib
 import pathlib
 import shutil
 import sys
@@ -153,15 +152,14 @@ def _copies(
     best: dict[bytes, str] = {}
     dropped = []
     decoder = decode.Decoder(channels=3)
-    for name, image in decode.attempts(files.pick(train), decoder):
-        if isinstance(image, DataError):  # The run has left it out as well.
+    for name, found in decode.attempts(files.pick(train), decoder, decoder.digest):
+        if isinstance(found, DataError):  # The run has left it out as well.
             continue
-        digest = hashlib.blake2b(image.tobytes(), digest_size=16)
-        digest.update(str(image.shape).encode())
-        other = best.setdefault(digest.digest(), name)
+        _, digest = found
+        other = best.setdefault(digest, name)
         if other != name:
             names = sorted((other, name), key=lambda each: score.get(each, 1.0))
-            best[digest.digest()] = names[0]
+            best[digest] = names[0]
             dropped.append(names[1])
     return dropped
 

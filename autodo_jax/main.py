@@ -5,7 +5,8 @@ python -m autodo_jax.main --config=configs/digits.py[:METHOD] [--workdir=DIR]
     [--verbosity=1]
     [--distributed | --coordinator=HOST:PORT --num_processes=P --process_id=I]
 
-A run that was interrupted continues when the same command is given again.
+An experiment of the package is also known by its name: --config=digits. A run that was
+interrupted continues when the same command is given again.
 """
 
 import contextlib
@@ -122,7 +123,8 @@ def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
         )
     else:
         show = "nothing"
-    setup, state = prepare(config)
+    say = print if processes.is_first() else lambda text: None
+    setup, state = prepare(config, workdir=workdir, say=say)
     processes.agree("data", {"data": setup.data.fingerprint()})
     progress = EpochProgress(
         config.epochs, show, errors.for_command_line, setup.plan.start_epoch

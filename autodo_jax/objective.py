@@ -35,7 +35,7 @@ def split_theta(
     """Returns (theta, the other parameters) of a network.
 
     Args:
-      params: of a network whose linear head stands under "head".
+      params: of a network whose linear head is named "head".
       theta: "head" or "all", the parameters Eq. 5 differentiates through.
     """
     chosen = {name: params[name] for name in params if theta in ("all", name)}

@@ -100,19 +100,19 @@ def main() -> None:
         saved.append(elapsed)
         saving.append(in_saving)
         unsaved.append(seconds_of_run(NEVER_SAVES)[0])
-    went_on = [seconds_to_go_on() for _ in range(arguments.repeats)]
+    resumed = [seconds_to_go_on() for _ in range(arguments.repeats)]
     pairs = zip(saved, unsaved, strict=True)
     cost = [100 * (a / b - 1) for a, b in pairs]
     print(f"with checkpoints {statistics.median(saved):.1f} s, without ", end="")
     print(f"{statistics.median(unsaved):.1f} s; cost {statistics.median(cost):.1f} %")
     share = [100 * part / whole for part, whole in zip(saving, saved, strict=True)]
     print(f"saving itself took {statistics.median(share):.1f} %")
-    print(f"first step {statistics.median(went_on):.1f} s after the second command")
+    print(f"first step {statistics.median(resumed):.1f} s after the second command")
     seconds = {
         "saved": saved,
         "of which saving": saving,
         "unsaved": unsaved,
-        "to go on": went_on,
+        "to resume": resumed,
     }
     common.write(arguments.json, seconds=seconds)
 

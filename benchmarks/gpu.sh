@@ -4,7 +4,7 @@
 # Needs: a checkout, Python 3.11, an NVIDIA driver; the network, or WHEELS=FOLDER with the
 # wheels of '.[test,bench,cuda12]'. CIFAR10=ARCHIVE of JPEG files for runs on photographs.
 # Example: WHEELS=/mnt/wheels benchmarks/gpu.sh benchmarks/results/gpu
-# Leaves behind: FOLDER with one JSON a point, and its log; a point that has its JSON is
+# Leaves: FOLDER with one JSON a point, and its log; a point that has its JSON is
 # skipped. Exit status 0 if all points have theirs. PyTorch is measured on the CPU so far.
 # DRY_RUN=1 takes the environment as it is, and tiny sizes.
 if [ $# -ne 1 ]; then

@@ -78,6 +78,8 @@ def configuration(data_dir: str | None, method: str) -> ml_collections.ConfigDic
     path = pathlib.Path(__file__).parents[1] / "configs" / f"{folder}.py"
     config = runpy.run_path(str(path))["get_config"](method)
     config.data.imbalance_ratio = 1.0
+    config.data.validation_size = 0.2 if data_dir else 0.3
+    config.task.joined_epochs = 0
     if data_dir:
         config.data.data_dir = data_dir
     return config

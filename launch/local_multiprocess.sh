@@ -5,7 +5,7 @@
 # Needs: the package installed; run from the root of the checkout. As many GPUs as
 # processes, or none in use (JAX_PLATFORMS=cpu).
 # Example: launch/local_multiprocess.sh 2 --config=configs/digits.py
-# Leaves behind: the workdir of the run. Exit status: that of the first process that
+# Leaves: the workdir of the run. Exit status: that of the first process that
 # fails; the script names it and ends the others. On SIGTERM or Ctrl-C all processes
 # save their state and end with 143; a second signal kills them.
 grace=${GRACE:-10} # seconds for the others to end by themselves

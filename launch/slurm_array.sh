@@ -6,7 +6,7 @@
 # completes those that were cut off.
 # Example: sbatch --array=0-15 launch/slurm_array.sh --config=configs/cifar10.py \
 #              --distortions=1-0,10-0,1-0.1,10-0.1 --seeds=0,1,2
-# Leaves behind: runs/<config>/<IR-NR>/<method>-seed<k>, and a log for each task.
+# Leaves: runs/<config>/<IR-NR>/<method>-seed<k>, and a log for each task.
 #SBATCH --job-name=autodo
 #SBATCH --gpus=1
 #SBATCH --cpus-per-task=4

@@ -2,7 +2,7 @@
 
 Needs: the package installed; run from the root of the checkout.
 Example: python launch/sweep.py --config=configs/digits.py --seeds=0,1,2,3,4
-Leaves behind: a workdir for each run in runs/<config>/, which
+Leaves: a workdir for each run in runs/<config>/, which
 `python -m autodo_jax.report runs/<config>` turns into a table. Each method that learns
 also runs frozen, as its control, unless --nofrozen. Further flags of the form
 --config.field=value go to every run. Exit status: that of the first run that fails.
@@ -43,6 +43,9 @@ ABLATIONS = {
     "one-sided-kl": ["hyper.symmetric_kl=False"],
 }
 
+# Of ablations: the paper's protocol, in which theta never learns from clean points.
+PROTOCOL = ["task.joined_epochs=0"]
+
 
 class Run(NamedTuple):
     """A run of the grid, by its changes to the experiment file."""
@@ -65,7 +68,8 @@ class Run(NamedTuple):
         if self.distortion:
             imbalance, noise = self.distortion.split("-")
             fields += [f"data.imbalance_ratio={imbalance}", f"data.noise_ratio={noise}"]
-        fields += ABLATIONS.get(self.variant, [])
+        if self.variant:
+            fields += [*PROTOCOL, *ABLATIONS[self.variant]]
         return [
             sys.executable,
             "-m",

@@ -8,7 +8,7 @@
 # all workers see, they are compiled once. One process on each worker drives all of its
 # chips, 16 steps a dispatch; the run says before its first step what they need of the
 # memory of a chip, and ends where it is too much.
-# Leaves behind: the workdir. The same command continues from the last checkpoint.
+# Leaves: the workdir. The same command continues from the last checkpoint.
 if [ $# -lt 2 ]; then
     echo "usage: launch/tpu_pod.sh NAME --config=FILE --workdir=DIR ..." >&2
     exit 2

@@ -1,20 +1,14 @@
 """Who may import whom: the parts stay apart as the design has them."""
 
-import ast
 import pathlib
 import subprocess
 import sys
 
 import pytest
 
+from docs.draw_architecture import ANYONE, TARGET, drawing, imports
+
 PACKAGE = pathlib.Path(__file__).parents[1] / "autodo_jax"
-ANYONE = {
-    "disk",
-    "errors",
-    "spreadsheet",
-    "version",
-    "_typing",
-}  # import nothing of the package
 LEAVES = {"implicit", "hyperparams", "augment", "losses", "models", "data", "metrics"}
 LEAVES |= {"distributed", "processes"}
 ALLOWED = {
@@ -26,7 +20,10 @@ ALLOWED = {
     "train": LEAVES | {"train", "objective", "config", "workdir"},
     "report": {"report", "config", "workdir"},
     "export": {"export", "data", "workdir"},
-    "command_line": {"config", "processes"},
+    "command_line": {"config", "processes", "programs"},
+    "programs": {"programs"},
+    "embed": {"command_line", "config", "data", "models", "objective", "train"}
+    | {"workdir"},
     "main": {"command_line", "config", "processes", "report", "train", "workdir"},
     "api": {"config", "data", "distributed", "models", "predict", "report", "train"}
     | {"workdir"},
@@ -49,22 +46,6 @@ DATA = {
     "summary": {"dataset", "duplicates"},
     "run_data": {"sources", "duplicates", "summary", *SHARED},
 }
-
-
-def imports(path):
-    """Yields what a module imports of the package, names of functions at their end."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            modules = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for module in modules:
-            top, *rest = module.split(".")
-            if top == "autodo_jax" and rest:
-                yield tuple(rest)
 
 
 def modules_of(root, part):
@@ -94,6 +75,11 @@ def test_every_part_has_a_rule(root, rules):
         if path.suffix == ".py" or path.is_dir()
     }
     assert parts - {"__init__", "__pycache__"} == set(rules)
+
+
+def test_the_picture_shows_the_imports():
+    """After a change of the imports: python docs/draw_architecture.py."""
+    assert TARGET.read_text() == drawing(PACKAGE)
 
 
 def test_few_modules_lie_at_the_top():

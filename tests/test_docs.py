@@ -22,7 +22,7 @@ FILES = [p for p in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))] if p.e
 BLOCK = re.compile(r"^```(?:python|py)\b[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 MIN_BLOCKS = {"hypergrad.md": 12}
-SLOW = {"hypergrad.md", "python.md", "README.md"}
+SLOW = {"hypergrad.md", "python.md"}
 
 
 def params():

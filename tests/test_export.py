@@ -65,7 +65,7 @@ def test_suspects_are_left_out_or_get_their_label(kind, suspects, tmp_path, caps
         "drop": "16 images kept, 0 relabelled, 2 dropped",
         "relabel": "16 images kept, 2 relabelled, 0 dropped",
     }[suspects] in out
-    if kind in ("copies", "archive"):  # They stand alone.
+    if kind in ("copies", "archive"):  # They need no other files.
         shutil.rmtree(root)
     after = load(to)
     for part, other in zip(after[1:], before[1:], strict=True):

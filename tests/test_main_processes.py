@@ -125,7 +125,7 @@ def test_a_run_that_lost_a_process_ends_and_goes_on_in_one(tmp_path, lost):
         assert len(said) == 1 and "lost another process of the run" in said[0]
     else:
         assert "lost another process" in err or "another task died" in err
-        return  # Going on is the same for both.
+        return  # Resuming is the same for both.
     assert not (tmp_path / "result.json").exists()
 
     done = len(records(tmp_path))

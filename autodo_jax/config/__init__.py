@@ -1,14 +1,16 @@
 """Configurations of experiments: their fields, their methods, and their rules."""
 
-from autodo_jax.config.features import use_features
+from autodo_jax.config.features import is_solved, use_features, use_pretrained
 from autodo_jax.config.fields import (
     MAY_CHANGE,
     default_config,
     flatten,
+    joined_epochs,
     to_fields,
     to_json,
 )
 from autodo_jax.config.methods import (
+    CHOSEN_BY_METHOD,
     METHOD_FIELDS,
     METHODS,
     RIVALS,
@@ -20,6 +22,7 @@ from autodo_jax.config.rules import CHOICES, check_fields, method_of, validate
 
 __all__ = [
     "CHOICES",
+    "CHOSEN_BY_METHOD",
     "MAY_CHANGE",
     "METHODS",
     "METHOD_FIELDS",
@@ -30,9 +33,12 @@ __all__ = [
     "default_config",
     "flatten",
     "has_hyperparams",
+    "is_solved",
+    "joined_epochs",
     "method_of",
     "to_fields",
     "to_json",
     "use_features",
+    "use_pretrained",
     "validate",
 ]

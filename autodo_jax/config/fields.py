@@ -150,6 +150,11 @@ def _model() -> ml_collections.ConfigDict:
     model.hidden = 256  # of hidden_layer, units
     model.activation = "celu"  # a key of models.ACTIVATIONS; Eq. 4 needs C^1 (App. A)
     model.module = ""  # of optimize_dataset: which network was given instead
+    # Of efficientnet_lite0 "imagenet" (extra pretrained), or FILE.safetensors with
+    # torchvision's or timm's names; "": random.
+    model.weights = ""
+    # With weights, the encoder is frozen and the head learns; False: all learns.
+    model.frozen_encoder = True
     model.dtype = "float32"  # of the encoder's computation: float32 or bfloat16
     return model
 
@@ -157,6 +162,7 @@ def _model() -> ml_collections.ConfigDict:
 def _task() -> ml_collections.ConfigDict:
     task = ml_collections.ConfigDict()  # SGD of theta, cosine schedule (App. A)
     task.learning_rate = 0.1  # peak; SVHN 0.005 (App. A)
+    task.encoder_learning_rate = 1e-3  # peak, of an encoder with weights that learns
     task.momentum = 0.9  # Nesterov (App. A)
     task.weight_decay = 1e-4  # of all parameters (App. A)
     task.clip_norm = 0.0  # largest global norm of a gradient; 0: unbounded
@@ -166,9 +172,10 @@ def _task() -> ml_collections.ConfigDict:
     # Variance that L2 leaves a logit a priori, instead of task.weight_decay: it is then
     # D / (variance * points), of kernels only. 0: task.weight_decay. Of solved heads.
     task.prior_variance = 0.0
-    # Last epochs in which theta also learns from the clean set, with Lambda still; 0:
-    # never (App. A). A solved head learns from it in its last solve, if this is not 0.
-    task.joined_epochs = 0
+    # Last epochs in which theta also learns from the clean set, with Lambda still: a
+    # share of those from hyper.start_epoch on if below 1, else their number; 0: never
+    # (App. A). A solved head learns from it in its last solve, if this is not 0.
+    task.joined_epochs = 0.0
     return task
 
 
@@ -198,14 +205,32 @@ def _hyper() -> ml_collections.ConfigDict:
 
 def _guard() -> ml_collections.ConfigDict:
     guard = ml_collections.ConfigDict()  # against a Lambda that overfits the clean set
-    # Parts of the clean set; 0: Lambda is learned to the end (App. A). Each part in
-    # turn judges a Lambda learned without it, and together they choose the number of
-    # outer steps. Of solved heads.
+    # Parts of the clean set; 0: Lambda is learned to the end (App. A). Of solved heads,
+    # each part in turn judges a Lambda learned without it, and together they choose the
+    # number of outer steps. Of others the first part judges a single Lambda, which may
+    # be put back to an earlier epoch before the joined epochs.
     guard.folds = 0
-    # Epoch, from 0, whose Lambda is taken unless one is better by a standard error.
+    # Of solved heads: epoch, from 0, whose Lambda is taken unless one is better by a
+    # standard error. Others: the last of the outer loop.
     guard.expected_epochs = 9
-    guard.patience = 0  # epochs without a better Lambda until it is stopped; 0: all
+    # Of solved heads: epochs without a better Lambda until it is stopped; 0: all.
+    guard.patience = 0
     return guard
+
+
+def joined_epochs(config: ml_collections.ConfigDict) -> int:
+    """Returns the number of epochs that `task.joined_epochs` stands for.
+
+    A share leaves at least one epoch before them, and is of none in the ablations that
+    have no clean set of their own (Tables 5 and 6).
+    """
+    value = config.task.joined_epochs
+    if value >= 1:
+        return round(value)
+    if config.data.outer_set != "validation":
+        return 0
+    most = config.epochs - config.hyper.start_epoch
+    return max(min(round(value * most), most - 1), 0)
 
 
 def to_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import ml_collections
 from autodo_jax import models
 from autodo_jax.augment import color, policies
 from autodo_jax.augment.learned import OPERATIONS
-from autodo_jax.config.fields import default_config, flatten, get
+from autodo_jax.config.features import is_solved
+from autodo_jax.config.fields import default_config, flatten, get, joined_epochs
 from autodo_jax.config.methods import (
     METHOD_FIELDS,
     METHODS,
@@ -17,6 +18,7 @@ from autodo_jax.config.methods import (
 )
 from autodo_jax.data.sources import SOURCES
 from autodo_jax.errors import ConfigError
+from autodo_jax.models import pretrained
 
 
 def check_fields(config: ml_collections.ConfigDict) -> None:
@@ -54,11 +56,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
         models.check(config.model)
     except ValueError as error:
         raise ConfigError(f"config.{error}") from error
+    pretrained.check(config.model)
     _check_images(config.data)
+    _check_weights(config)
     _check_train_on(config)
     _check_operations(config)
     _check_head(config)
-    _check_guard(config)
     learns = has_hyperparams(config.hyper) and not config.hyper.frozen
     if learns and config.hyper.start_epoch >= config.epochs:
         _refuse(
@@ -68,6 +71,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
             "raise <config.epochs>",
             "learn nothing with <config.hyper.frozen=True>",
         )
+    _check_guard(config)
 
 
 def method_of(config: ml_collections.ConfigDict) -> str | None:
@@ -125,12 +129,16 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "model.width": _AT_LEAST_1,
     "model.hidden": _AT_LEAST_1,
     "task.learning_rate": _POSITIVE,
+    "task.encoder_learning_rate": _POSITIVE,
     "task.momentum": _DECAY,
     "task.weight_decay": _AT_LEAST_0,
     "task.clip_norm": _AT_LEAST_0,
     "task.tolerance": _PROPER_SHARE,
     "task.prior_variance": _AT_LEAST_0,
-    "task.joined_epochs": _AT_LEAST_0,
+    "task.joined_epochs": (
+        lambda v: 0 <= v < 1 or v == int(v) >= 1,
+        "a share in (0, 1), a number of epochs, or 0 for none",
+    ),
     "hyper.start_epoch": _AT_LEAST_0,
     "hyper.learning_rate": _POSITIVE,
     "hyper.num_terms": _AT_LEAST_0,
@@ -193,51 +201,71 @@ def _check_train_on(config: ml_collections.ConfigDict) -> None:
         _refuse("data.train_on", train_on, expected)
 
 
+def _check_weights(config: ml_collections.ConfigDict) -> None:
+    """Refuses what does not go with weights that were trained before."""
+    model = config.model
+    if not model.weights:
+        return
+    if len(config.data.mean) != 3:
+        _refuse(
+            "data.mean", config.data.mean, "three numbers, of the channels of weights"
+        )
+    if not model.frozen_encoder:
+        return
+    if model.name == "resnet" and model.activation != "relu":
+        expected = "relu, that of the weights, while the encoder is frozen"
+        _refuse("model.activation", model.activation, expected)
+    if config.hyper.theta != "head" and not is_solved(config):
+        expected = "head, since the encoder is frozen"
+        _refuse("hyper.theta", config.hyper.theta, expected)
+
+
 def _check_head(config: ml_collections.ConfigDict) -> None:
-    """Refuses what the solved head of given features does not have, and vice versa."""
-    if config.model.name not in models.HEADS:
+    """Refuses what the solved head of constant features does not have, and others."""
+    name = config.model.name
+    if not is_solved(config):
         if config.data.source == "embeddings":
-            _refuse(
-                "model.name", config.model.name, f"one of {', '.join(models.HEADS)}"
-            )
+            _refuse("model.name", name, f"one of {', '.join(models.HEADS)}")
         if config.task.prior_variance:
             _refuse("task.prior_variance", config.task.prior_variance, "0 of steps")
         return
-    needed = {
+    needed: dict[str, Any] = {
         "hyper.augment": "none",
         "augment.policy": "none",
-        "hyper.theta": "all",
         "hyper.solver": "conjugate_gradient",
         "hyper.symmetric_kl": False,  # The inner problem is convex without it.
         "hyper.start_epoch": 0,
-        "data.stream": False,
-        "data.image_size": (),
     }
-    for name, value in needed.items():
-        given = get(config, name)
+    if name in models.HEADS:
+        needed |= {"hyper.theta": "all", "data.stream": False, "data.image_size": ()}
+    for field, value in needed.items():
+        given = get(config, field)
         if given != value:
-            expected = f"{value!r} for features, which have no images and are solved"
-            _refuse(name, given, expected, "use autodo, autodo_s or autodo_w")
+            expected = f"{value!r} for constant features, where the head is solved"
+            _refuse(field, given, expected, "use autodo, autodo_s or autodo_w")
 
 
 def _check_guard(config: ml_collections.ConfigDict) -> None:
     """Refuses a guard without a clean set of its own, and phases that do not fit."""
     joined, guard = config.task.joined_epochs, config.guard
     for name, value in (
-        ("task.joined_epochs", joined),
+        ("task.joined_epochs", joined >= 1 and joined),
         ("guard.folds", guard.folds),
     ):
         if value and config.data.outer_set != "validation":
             _refuse(name, value, f"0 with data.outer_set={config.data.outer_set}")
     learns = has_hyperparams(config.hyper) and not config.hyper.frozen
-    if config.model.name in models.HEADS:
+    if is_solved(config):
         return
-    if guard.folds:
-        _refuse("guard.folds", guard.folds, "0 of a network that is not a solved head")
+    if guard.patience:
+        _refuse("guard.patience", guard.patience, "0 of a network that is not solved")
+    if guard.folds and not joined:
+        expected = "0 without task.joined_epochs, which use the Lambda that it chooses"
+        _refuse("guard.folds", guard.folds, expected)
     if joined and config.data.train_on != "train":
         _refuse("task.joined_epochs", joined, f"0 of {config.method}")
     first = config.hyper.start_epoch if learns else 0
-    if joined and first + joined >= config.epochs:
+    if joined and first + joined_epochs(config) >= config.epochs:
         _refuse("task.joined_epochs", joined, f"less than {config.epochs - first}")
 
 

@@ -21,6 +21,8 @@ class Dataset(NamedTuple):
     class_names: tuple[str, ...]
     # What its source says of it: (subject, text), as ("left out", "2 unreadable").
     notes: tuple[tuple[str, str], ...] = ()
+    # Of the pixels as the files have them, where they were read: [N] of bytes.
+    digests: np.ndarray | None = None
 
     def pixels(self) -> np.ndarray:
         """Returns the images in memory, uint8 [N, H, W, C]; or features [N, D]."""
@@ -36,7 +38,10 @@ class Dataset(NamedTuple):
     def take(self, index: np.ndarray) -> "Dataset":
         """Returns the points `index`, in its order."""
         return self._replace(
-            images=self.images[index], labels=self.labels[index], ids=self.ids[index]
+            images=self.images[index],
+            labels=self.labels[index],
+            ids=self.ids[index],
+            digests=None if self.digests is None else self.digests[index],
         )
 
     def join(self, other: "Dataset") -> "Dataset":
@@ -45,6 +50,7 @@ class Dataset(NamedTuple):
             images=_join(self.images, other.images),
             labels=np.concatenate([self.labels, other.labels]),
             ids=np.concatenate([self.ids, other.ids]),
+            digests=None,
         )
 
 

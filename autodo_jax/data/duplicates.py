@@ -43,12 +43,17 @@ def find(parts: SourceSplits) -> Found | None:
       parts: as loaded.
 
     Returns:
-      None where images are streamed: reading them all would take too long.
+      None where images are streamed and were not read yet: it would take too long.
     """
     named = {name: part for name, part in parts._asdict().items() if part is not None}
-    if not all(isinstance(part.images, np.ndarray) for part in named.values()):
-        return None
-    digests = {name: _digests(part) for name, part in named.items()}
+    digests = {}
+    for name, part in named.items():
+        if part.digests is not None:
+            digests[name] = list(part.digests)
+        elif isinstance(part.images, np.ndarray):
+            digests[name] = _digests(part.images)
+        else:
+            return None
     first = {name: _first_of(values) for name, values in digests.items()}
     overlaps = []
     names = [*named]
@@ -83,10 +88,10 @@ def refuse_overlaps(parts: SourceSplits, overlaps: list[Overlap]) -> None:
     )
 
 
-def _digests(part: Dataset) -> list[bytes]:
+def _digests(images: np.ndarray) -> list[bytes]:
     return [
         hashlib.blake2b(image.tobytes(), digest_size=_BYTES).digest()
-        for image in part.images
+        for image in images
     ]
 
 

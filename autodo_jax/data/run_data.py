@@ -8,7 +8,7 @@ import numpy as np
 
 from autodo_jax.data import checks, distort, duplicates, sources, split, summary
 from autodo_jax.data.dataset import Dataset, SourceSplits
-from autodo_jax.data.sources import tfds
+from autodo_jax.data.sources import folder, tfds
 from autodo_jax.data.summary import Summary
 
 
@@ -25,6 +25,7 @@ class RunData:
     num_classes: int
     is_named: bool  # the ids name files or points of a data set, not positions
     summary: Summary  # of the data before labels were changed
+    encoder: str = ""  # what constant features depend on but for the images
 
     @property
     def is_flipped(self) -> np.ndarray:
@@ -36,7 +37,7 @@ class RunData:
 
         If the points have no names, the pixels are included.
         """
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(self.encoder.encode())
         for part in self.splits:
             pixels = () if self.is_named else (part.pixels(),)
             for array in (part.labels, part.ids, *pixels):
@@ -51,6 +52,18 @@ def load(config: ml_collections.ConfigDict) -> RunData:
       DataError: data that is absent or cannot be used; a class with too few points.
     """
     return create(config, sources.SOURCES[config.data.source](config.data, config.seed))
+
+
+def describe(config: ml_collections.ConfigDict) -> RunData:
+    """Returns what `load` does, to be looked at: the pixels of folders are not kept.
+
+    Raises:
+      DataError: as `load`, of all images, also where it would stream them.
+    """
+    if config.data.source != "folder":
+        return load(config)
+    parts = folder.load(config.data, config.seed, keep_pixels=False)
+    return create(config, parts)
 
 
 def create(config: ml_collections.ConfigDict, parts: SourceSplits) -> RunData:

@@ -44,6 +44,15 @@ def hessian(mode: str = "forward-over-reverse", damping: float = 0.0) -> "Hessia
 
     Raises:
       ValueError: an unknown mode.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import curvature
+      >>> loss = lambda w, lam, x: jnp.sum((x @ w) ** 2) + lam * jnp.sum(w**2)
+      >>> w, lam, x = jnp.ones(2), 3.0, jnp.array([[1.0, 0.0], [0.0, 2.0]])
+      >>> matvec = curvature.hessian()(loss, w, lam, (x,))
+      >>> [round(float(value), 2) for value in matvec(jnp.ones(2))]
+      [8.0, 14.0]
     """
     return Hessian(mode, damping)
 
@@ -89,6 +98,19 @@ def gauss_newton(
       loss_on_outputs: `(outputs, params, hparams, *inner_args) -> scalar`; on
         the outputs of `outputs_fn` it must equal the inner loss.
       damping: d >= 0, adds d I.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import curvature
+      >>> loss = lambda w, lam, x: jnp.sum((x @ w) ** 2) + lam * jnp.sum(w**2)
+      >>> w, lam, x = jnp.ones(2), 3.0, jnp.array([[1.0, 0.0], [0.0, 2.0]])
+      >>> gauss_newton = curvature.gauss_newton(
+      ...     lambda w, lam, x: x @ w,
+      ...     lambda out, w, lam, x: jnp.sum(out**2) + lam * jnp.sum(w**2),
+      ... )
+      >>> matvec = gauss_newton(loss, w, lam, (x,))
+      >>> [round(float(value), 2) for value in matvec(jnp.ones(2))]
+      [8.0, 14.0]
     """
     checks.check_callable("outputs_fn", outputs_fn, "see the docstring")
     checks.check_callable("loss_on_outputs", loss_on_outputs, "see the docstring")
@@ -131,6 +153,16 @@ def fisher(per_example_losses: Callable, damping: float = 0.0) -> Curvature:
 
     Raises:
       ValueError: losses that are not a vector.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import curvature
+      >>> loss = lambda w, lam, x: jnp.mean(0.5 * (x @ w) ** 2)
+      >>> w, lam, x = jnp.ones(2), 3.0, jnp.array([[1.0, 0.0], [0.0, 2.0]])
+      >>> fisher = curvature.fisher(lambda w, lam, x: 0.5 * (x @ w) ** 2)
+      >>> matvec = fisher(loss, w, lam, (x,))  # u = [1, 0] and [0, 4]
+      >>> [round(float(value), 2) for value in matvec(jnp.ones(2))]
+      [0.5, 8.0]
     """
     checks.check_callable("per_example_losses", per_example_losses, "returning [N]")
     checks.check_nonnegative("damping", damping)

@@ -56,6 +56,17 @@ def implicit_argmin(
       TypeError: an argument that is not callable, at decoration; leaves of `hparams`
         or of the params that are not floating (complex ones too), at the call.
       ValueError: an inner loss that is not scalar.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import implicit_argmin
+      >>> @implicit_argmin(lambda w, lam: jnp.sum((w - lam**2) ** 2))
+      ... def solve(lam):
+      ...     return jax.lax.stop_gradient(lam**2)  # any solver
+      >>> grads = jax.grad(lambda lam: jnp.sum(solve(lam)))(jnp.array([1.0, 2.0]))
+      >>> [round(float(grad), 3) for grad in grads]
+      [2.0, 4.0]
     """
     checks.check_callable("inner_loss", inner_loss, "see the docstring")
     solver = minres(100) if solver is None else solver
@@ -92,6 +103,16 @@ def implicit_root(
     Raises:
       TypeError: as `implicit_argmin`; also if the value of `optimality_fn` does not
         have the structure and shapes of the params.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import implicit_root, solvers
+      >>> @implicit_root(lambda root, square: root**2 - square, solvers.dense())
+      ... def square_root(square):
+      ...     return jnp.sqrt(square)
+      >>> float(jax.grad(square_root)(4.0))
+      0.25
     """
     checks.check_callable("optimality_fn", optimality_fn, "see the docstring")
     problem = _root_problem(optimality_fn, solver, axis_name)
@@ -119,6 +140,15 @@ def implicit_fixed_point(
 
     Raises:
       TypeError: as `implicit_root`.
+
+    Examples:
+      >>> import jax
+      >>> from autodo_jax import implicit_fixed_point, solvers
+      >>> @implicit_fixed_point(lambda z, b: 0.5 * z + b, solvers.dense())
+      ... def settle(b):
+      ...     return 2 * b  # where z = 0.5 z + b
+      >>> float(jax.grad(settle)(1.0))
+      2.0
     """
     checks.check_callable("fn", fn, "see the docstring")
 

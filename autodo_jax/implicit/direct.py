@@ -27,6 +27,16 @@ def nystrom(rank: int, damping: float, key: chex.PRNGKey) -> "Nystrom":
       rank: number of columns, >= 1; at most the number of parameters is used.
       damping: d >= 0, part of the system that is solved.
       key: of the random test matrix.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import solvers
+      >>> scales = jnp.array([1.0, 4.0])
+      >>> solve = solvers.nystrom(2, 0.0, jax.random.key(0))
+      >>> x = solve(lambda v: scales * v, jnp.ones(2))
+      >>> [round(float(value), 3) for value in x]
+      [1.0, 0.25]
     """
     return Nystrom(rank, damping, key)
 
@@ -83,6 +93,14 @@ def dense(damping: float = 0.0) -> "Dense":
     """Materialises `A + damping I` and solves by LU; A need not be symmetric.
 
     Takes one product and one row of memory per parameter: for tests and small heads.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import solvers
+      >>> scales = jnp.array([1.0, 4.0])
+      >>> x = solvers.dense()(lambda v: scales * v, jnp.ones(2))
+      >>> [round(float(value), 3) for value in x]
+      [1.0, 0.25]
     """
     return Dense(damping)
 

@@ -33,6 +33,15 @@ def finite_difference(
 
     Raises:
       ValueError: step <= 0, an unknown string, or damping < 0.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import curvature
+      >>> loss = lambda w, lam: jnp.sum(lam * w**2)
+      >>> by_differences = curvature.finite_difference()
+      >>> matvec = by_differences(loss, jnp.ones(2), jnp.array([1.0, 4.0]), ())
+      >>> [round(float(value), 1) for value in matvec(jnp.ones(2))]
+      [2.0, 8.0]
     """
     return FiniteDifference(step, damping)
 

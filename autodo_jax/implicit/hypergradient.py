@@ -53,6 +53,16 @@ def hypergrad(
 
     `value_and_hypergrad` without the value and the diagnostics; see there for the
     arguments and the errors.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import hypergrad, solvers
+      >>> inner = lambda w, lam: 0.5 * jnp.sum((w - lam) ** 2)  # minimum at w = lam
+      >>> outer = lambda w, lam: 0.5 * jnp.sum(w**2)
+      >>> lam = jnp.array([3.0, -1.0])
+      >>> grads = hypergrad(inner, outer, lam, lam, solver=solvers.dense())
+      >>> [round(float(grad), 3) for grad in grads]
+      [3.0, -1.0]
     """
     return value_and_hypergrad(
         inner_loss,
@@ -131,6 +141,20 @@ def value_and_hypergrad(
       ValueError: losses that are not scalar, an unbound axis name, batches without a
         common leading axis, a hypergradient that is zero by the structure of the
         program (neither loss depends on `hparams`).
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import solvers, value_and_hypergrad
+      >>> inner = lambda w, lam: 0.5 * jnp.sum((w - lam) ** 2)  # minimum at w = lam
+      >>> outer = lambda w, lam: 0.5 * jnp.sum(w**2)
+      >>> lam = jnp.array([3.0, -1.0])
+      >>> value, grads, info = value_and_hypergrad(
+      ...     inner, outer, lam, lam, solver=solvers.dense()
+      ... )
+      >>> [round(float(grad), 3) for grad in grads]
+      [3.0, -1.0]
+      >>> float(value), float(info.inner_grad_norm)
+      (5.0, 0.0)
     """
     checks.check_callable("inner_loss", inner_loss, "see the docstring")
     inner_loss = _inner_value(inner_loss, inner_has_aux)
@@ -190,6 +214,16 @@ def hypergrad_root(
 
     `value_and_hypergrad_root` without the value and the diagnostics; see there for the
     equations, the arguments and the errors.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import hypergrad_root, solvers
+      >>> optimality = lambda z, square: z**2 - square  # z is the square root
+      >>> outer = lambda z, square: z
+      >>> z, square = jnp.array(3.0), jnp.array(9.0)
+      >>> grad = hypergrad_root(optimality, outer, z, square, solver=solvers.dense())
+      >>> round(float(grad), 4)  # 1 / (2 * 3)
+      0.1667
     """
     return value_and_hypergrad_root(
         optimality_fn,
@@ -233,8 +267,8 @@ def value_and_hypergrad_root(
       solver: for a general A: `jax.scipy.sparse.linalg.gmres` or `bicgstab`,
         `solvers.dense()`, or for a contraction `solvers.neumann(T, step_size=1.)`.
         Conjugate gradients and `"auto"` steps need a symmetric A.
-      outer_loss, params, hparams, inner_args, outer_args, outer_has_aux, x0, axis_name,
-        param_axes: as for `value_and_hypergrad`.
+
+    The other arguments are those of `value_and_hypergrad`.
 
     Returns:
       `(value, grads, info)` as `value_and_hypergrad`; `info.inner_grad_norm` is |F|.
@@ -242,6 +276,20 @@ def value_and_hypergrad_root(
     Raises:
       TypeError, ValueError: as `value_and_hypergrad`; also a TypeError if F does not
         have the structure of `params`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import solvers, value_and_hypergrad_root
+      >>> optimality = lambda z, square: z**2 - square  # z is the square root
+      >>> value, grad, info = value_and_hypergrad_root(
+      ...     optimality,
+      ...     lambda z, square: z,
+      ...     jnp.array(3.0),
+      ...     jnp.array(9.0),
+      ...     solver=solvers.dense(),
+      ... )
+      >>> float(value), round(float(grad), 4), float(info.inner_grad_norm)
+      (3.0, 0.1667, 0.0)
     """
     checks.check_callable("optimality_fn", optimality_fn, "see the docstring")
     checks.check_arguments("inner_args", inner_args)

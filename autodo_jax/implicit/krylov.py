@@ -62,6 +62,15 @@ def conjugate_gradient(
         solver of `hypergrad`, with `x0` too, b is the right-hand side of the system.
       damping: d >= 0, solves with `A + d I`.
       preconditioner: `v -> M v` with M symmetric positive definite, close to `A^-1`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import solvers
+      >>> scales = jnp.array([1.0, 4.0])
+      >>> solve = solvers.conjugate_gradient(5)
+      >>> x, info = solve(lambda v: scales * v, jnp.array([1.0, 1.0]))
+      >>> [round(float(value), 3) for value in x]
+      [1.0, 0.25]
     """
     return ConjugateGradient(max_iters, tol, damping, preconditioner)
 
@@ -177,6 +186,14 @@ def normal_cg(
       damping: d >= 0, solves with `A + d I`.
       symmetric: A' v is another product; False: by `jax.linear_transpose` of the
         product, as `hypergrad_root` and `implicit_root` need it.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import solvers
+      >>> scales = jnp.array([1.0, -4.0])
+      >>> x, info = solvers.normal_cg(5)(lambda v: scales * v, jnp.array([1.0, 1.0]))
+      >>> [round(float(value), 3) for value in x]
+      [1.0, -0.25]
     """
     return NormalCG(max_iters, tol, damping, symmetric)
 

@@ -85,8 +85,19 @@ def _comparable(value: Any) -> Any:
 def split_info(returned: Any, b: PyTree) -> tuple[PyTree, Any]:
     """Splits a solver's result, x or (x, info), into (x, info); info may be None.
 
+    Args:
+      returned: by the solver.
+      b: its right-hand side, which x is like.
+
     Raises:
       TypeError: x does not have the structure and shapes of `b`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import solvers
+      >>> x, info = solvers.split_info(jnp.ones(2), jnp.zeros(2))
+      >>> x.tolist(), info
+      ([1.0, 1.0], None)
     """
     structure: Any = jax.tree.structure(returned)
     is_pair = isinstance(returned, tuple) and len(returned) == 2
@@ -98,7 +109,18 @@ def split_info(returned: Any, b: PyTree) -> tuple[PyTree, Any]:
 
 
 def damp(matvec: Matvec, damping: chex.Numeric) -> Matvec:
-    """Returns the product with `A + damping I`."""
+    """Returns the product with `A + damping I`.
+
+    Args:
+      matvec: `v -> A v`.
+      damping: d, a number.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import solvers
+      >>> solvers.damp(lambda v: 2.0 * v, 0.5)(jnp.ones(2)).tolist()
+      [2.5, 2.5]
+    """
     if is_zero(damping):
         return matvec
 

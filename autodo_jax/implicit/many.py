@@ -33,6 +33,15 @@ def hypergrads(
 
     `value_and_hypergrads` without the values and the diagnostics; see there for the
     arguments and the errors.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import hypergrads, solvers
+      >>> inner = lambda w, lam: 0.5 * jnp.sum((w - lam) ** 2)  # minimum at w = lam
+      >>> outer = lambda w, lam: w**2  # a loss for each element
+      >>> lam = jnp.array([3.0, -1.0])
+      >>> hypergrads(inner, outer, lam, lam, solver=solvers.dense()).tolist()
+      [[6.0, 0.0], [0.0, -2.0]]
     """
     return value_and_hypergrads(inner_loss, outer_losses, params, hparams, **options)[1]
 
@@ -70,6 +79,17 @@ def value_and_hypergrads(
     Raises:
       TypeError, ValueError: as `value_and_hypergrad`; also a ValueError for
         `outer_losses` that are not a vector.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import solvers, value_and_hypergrads
+      >>> inner = lambda w, lam: 0.5 * jnp.sum((w - lam) ** 2)  # minimum at w = lam
+      >>> lam = jnp.array([3.0, -1.0])
+      >>> values, grads, _ = value_and_hypergrads(
+      ...     inner, lambda w, lam: w**2, lam, lam, solver=solvers.dense()
+      ... )
+      >>> values.tolist(), grads.shape
+      ([9.0, 1.0], (2, 2))
     """
     checks.check_callable("outer_losses", outer_losses, "returning [M]")
     checks.check_arguments("outer_args", outer_args)

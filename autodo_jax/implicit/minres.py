@@ -38,6 +38,14 @@ def minres(
       tol: stops at `|A x - b| <= tol * |b|`; None: ten times machine epsilon.
       damping: d >= 0, solves with `A + d I`.
       preconditioner: `v -> M v` with M symmetric positive definite, close to `|A|^-1`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import solvers
+      >>> scales = jnp.array([1.0, -4.0])
+      >>> x, info = solvers.minres(5)(lambda v: scales * v, jnp.array([1.0, 1.0]))
+      >>> [round(float(value), 3) for value in x]
+      [1.0, -0.25]
     """
     return Minres(max_iters, tol, damping, preconditioner)
 

@@ -35,6 +35,16 @@ def hutchinson(
 
     Returns:
       A pytree like `like`, of float32 or wider: the argument of `diagonal`.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import preconditioners
+      >>> scales = jnp.array([1.0, 4.0])
+      >>> preconditioners.hutchinson(
+      ...     lambda v: scales * v, jnp.ones(2), jax.random.key(0), num_products=1
+      ... ).tolist()
+      [1.0, 4.0]
     """
     checks.check_count("num_products", num_products, minimum=1)
     like = tree.promote(jax.tree.map(jnp.asarray, like))
@@ -59,6 +69,13 @@ def diagonal(estimate: PyTree, damping: chex.Numeric) -> Matvec:
         gradients (Fisher information), or penalties that are known.
       damping: d > 0, of the size of the smallest eigenvalue that is sure, such as the
         weight decay.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import preconditioners
+      >>> precondition = preconditioners.diagonal(jnp.array([0.75, 3.75]), damping=0.25)
+      >>> precondition(jnp.ones(2)).tolist()
+      [1.0, 0.25]
     """
     checks.check_positive("damping", damping)
     parts = jax.tree.map(lambda d: jnp.abs(d) + damping, estimate)
@@ -88,6 +105,14 @@ def kronecker(factors: PyTree, damping: chex.Numeric) -> Matvec:
 
     Raises:
       ValueError: matrices that are not square, or damping <= 0.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import preconditioners
+      >>> factors = preconditioners.Factors(jnp.eye(2), 3.0 * jnp.eye(1))
+      >>> precondition = preconditioners.kronecker({"kernel": factors}, damping=1.0)
+      >>> precondition({"kernel": jnp.ones((2, 1))})["kernel"].ravel().tolist()
+      [0.25, 0.25]
     """
     checks.check_positive("damping", damping)
 

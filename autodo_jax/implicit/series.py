@@ -38,12 +38,26 @@ def neumann(
 
     Raises:
       ValueError: num_terms < 0, step_size <= 0, an unknown string, or damping < 0.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import solvers
+      >>> x = solvers.neumann(1, step_size=0.25)(lambda v: 2.0 * v, jnp.ones(2))
+      >>> x.tolist()  # 0.25 * (1 + 0.5) of the solution 0.5
+      [0.375, 0.375]
     """
     return Neumann(num_terms, step_size, damping)
 
 
 def identity(scale: chex.Numeric = 1.0) -> "Identity":
-    """Scaling `x = scale * b` without a product: DARTS's T1-T2 estimator (Sec. 3.3)."""
+    """Scaling `x = scale * b` without a product: DARTS's T1-T2 estimator (Sec. 3.3).
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import solvers
+      >>> solvers.identity(scale=0.5)(lambda v: 2.0 * v, jnp.ones(2)).tolist()
+      [0.5, 0.5]
+    """
     return Identity(scale)
 
 

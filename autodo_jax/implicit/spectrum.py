@@ -32,6 +32,13 @@ def largest_eigenvalue(
       like: pytree with the shapes of v.
       key: of the random start; None: a fixed one.
       num_steps: number of products, >= 1.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from autodo_jax import solvers
+      >>> scales = jnp.array([1.0, 4.0])
+      >>> round(float(solvers.largest_eigenvalue(lambda v: scales * v, jnp.ones(2))), 3)
+      4.0
     """
     checks.check_count("num_steps", num_steps, minimum=1)
     key = jax.random.key(0) if key is None else key
@@ -56,6 +63,11 @@ def auto_step_size(largest: chex.Numeric) -> chex.Array:
       largest: estimate of the largest eigenvalue, such as `largest_eigenvalue` returns
         after `AUTO_NUM_STEPS` products. For an estimate that is not positive, as
         for A = 0, the step is 1.
+
+    Examples:
+      >>> from autodo_jax import solvers
+      >>> round(float(solvers.auto_step_size(2.0)), 3)  # below 2 / lambda_max = 1
+      0.476
     """
     bound = _AUTO_MARGIN * largest
     return 1 / jnp.where(bound > 0, bound, 1)

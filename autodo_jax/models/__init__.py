@@ -9,7 +9,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from autodo_jax.models import resnet, small_cnn, wide_resnet
+from autodo_jax.models import pretrained, resnet, small_cnn, wide_resnet
+from autodo_jax.models.efficientnet_lite0 import EfficientNetLite0
 from autodo_jax.models.feature_head import FeatureHead
 from autodo_jax.models.network import Activation, Network
 from autodo_jax.models.resnet import ResNet
@@ -17,7 +18,10 @@ from autodo_jax.models.small_cnn import SmallCNN
 from autodo_jax.models.wide_resnet import WideResNet
 
 # The last two are heads, of features that are given in place of images.
-NAMES = ("small_cnn", "wide_resnet", "resnet", "linear", "hidden_layer")
+NAMES = (
+    *("small_cnn", "wide_resnet", "resnet", "efficientnet_lite0"),
+    *("linear", "hidden_layer"),
+)
 HEADS = ("linear", "hidden_layer")
 # All but ReLU are continuously differentiable, which Eq. 4 needs.
 ACTIVATIONS: dict[str, Activation] = {
@@ -48,8 +52,15 @@ def check(config: Any) -> None:
     small_cnn.check_widths(config.widths)
 
 
+def has_frozen_encoder(config: Any) -> bool:
+    """True where config.model has an encoder that is frozen, with given weights."""
+    return bool(config.weights and config.frozen_encoder)
+
+
 def create(config: Any, num_classes: int, axis_name: str | None = None) -> Network:
     """Returns the network of `config.model`: name, its sizes, activation, dtype.
+
+    With a frozen encoder it is a `FeatureHead` on it.
 
     Args:
       config: config.model.
@@ -67,6 +78,36 @@ def create(config: Any, num_classes: int, axis_name: str | None = None) -> Netwo
     if config.name in HEADS:
         hidden = config.hidden if config.name == "hidden_layer" else 0
         return FeatureHead(num_classes, hidden, ACTIVATIONS[config.activation])
+    network = _network(config, num_classes, axis_name)
+    if has_frozen_encoder(config):
+        return FeatureHead(num_classes, encoder=network)
+    return network
+
+
+def initial_variables(config: Any, num_classes: int) -> dict[str, Any]:
+    """Returns the variables that the network of `create` does not begin at random.
+
+    Args:
+      config: config.model.
+      num_classes: C.
+
+    Returns:
+      "params" and "batch_stats", on the host; nothing without weights.
+
+    Raises:
+      ConfigError: weights that are absent, cannot be read, or do not fit.
+    """
+    if not config.weights:
+        return {}
+    found = pretrained.load(config, _network(config, num_classes, None))
+    if not has_frozen_encoder(config):
+        return found
+    found["params"].pop("head", None)
+    return {"batch_stats": {"encoder": found}}
+
+
+def _network(config: Any, num_classes: int, axis_name: str | None) -> Network:
+    """Returns the network that weights are of."""
     options: dict[str, Any] = {
         "activation": ACTIVATIONS[config.activation],
         "dtype": jnp.dtype(config.dtype),
@@ -78,4 +119,7 @@ def create(config: Any, num_classes: int, axis_name: str | None = None) -> Netwo
         return WideResNet(num_classes, config.depth, config.width, **options)
     if config.name == "resnet":
         return ResNet(num_classes, config.depth, config.stem, **options)
+    if config.name == "efficientnet_lite0":
+        del options["activation"]
+        return EfficientNetLite0(num_classes, **options)
     raise ValueError(f"`model.name` must be one of {NAMES}, got {config.name!r}.")

@@ -4,6 +4,8 @@ With ReLU they are those of torchvision, including the padding, the initializati
 the stride of a bottleneck in its 3x3 convolution ("v1.5").
 """
 
+from collections.abc import Callable, Sequence
+
 import chex
 import flax.linen as nn
 import jax.numpy as jnp
@@ -115,3 +117,26 @@ class ResNet(Network):
         for block in self.blocks:
             x = block(x, train=train)
         return widen(x).mean(axis=(1, 2))
+
+
+def torch_layers(depth: int) -> Callable[[Sequence[str]], str]:
+    """Returns path in Flax -> the name of the layer for torchvision and timm."""
+    places = [
+        f"layer{group + 1}.{i}"
+        for group, num_blocks in enumerate(DEPTHS[depth])
+        for i in range(num_blocks)
+    ]
+    last = 3 if depth >= 50 else 2  # convolutions of a block; the next is its shortcut
+    kinds = {"Conv": ("conv", "0"), "BatchNorm": ("bn", "1")}
+
+    def name_of(path: Sequence[str]) -> str:
+        if not path[0].startswith("blocks_"):
+            return {"conv": "conv1", "norm": "bn1", "head": "fc"}[path[0]]
+        place = places[int(path[0].removeprefix("blocks_"))]
+        kind, number = path[1].split("_")
+        layer, in_shortcut = kinds[kind]
+        if int(number) == last:
+            return f"{place}.downsample.{in_shortcut}"
+        return f"{place}.{layer}{int(number) + 1}"
+
+    return name_of

@@ -48,9 +48,8 @@ class Images:
         """
         for path in self._paths:
             prefix = f"{path}/" if len(self._paths) > 1 else ""
-            for name, image in decode.attempts(
-                self._files(path, prefix), self._decoder
-            ):
+            files = self._files(path, prefix)
+            for name, image in decode.attempts(files, self._decoder, self._decoder):
                 if isinstance(image, DataError):
                     self.failures.append(image)
                 else:
@@ -72,7 +71,7 @@ class Images:
                         found.head(handle)
                     )
                     content = found.read(handle) if is_image else b""
-                except (DataError, OSError) as error:  # An archive may go on.
+                except (DataError, OSError) as error:  # The rest may be readable.
                     if not found.root.is_dir():
                         raise
                     self.failures.append(DataError(f"the image {name}: {error}"))

@@ -58,6 +58,24 @@ def load_run(
       RunFilesError: an unfinished run, files that are absent or cannot be read, or do
         not fit together.
       ModelError: no `model` where the run was trained with one, or another one.
+
+    Examples:
+      >>> import tempfile
+      >>> import numpy as np
+      >>> from autodo_jax import load_run, optimize_dataset
+      >>> rng, labels = np.random.default_rng(0), np.arange(60) % 3
+      >>> features = np.eye(3)[labels] + 0.1 * rng.normal(size=(60, 3))
+      >>> given = np.where(np.arange(60) == 7, 0, labels)  # number 7 is a 1
+      >>> with tempfile.TemporaryDirectory() as workdir:
+      ...     found = optimize_dataset(
+      ...         (features[:40], given[:40]),
+      ...         (features[40:], labels[40:]),
+      ...         workdir=workdir,
+      ...         progress=False,
+      ...     )
+      ...     loaded = load_run(workdir)
+      >>> bool((loaded.predict(features) == found.predict(features)).all())
+      True
     """
     path = pathlib.Path(workdir).expanduser()
     run = runs.read(path)

@@ -26,21 +26,7 @@ def summary(run: Run, records: Records, control: Run | None) -> Section:
         ]
         return Section("summary", "Summary", text, ["", "so far"], rows)
     results = {"this run": run.result}
-    if run.config.get("data.train_on", "train") != "train":
-        text += (
-            " The network learns from the validation set, whose error is therefore too "
-            "low."
-        )
-    elif run.config.get("task.joined_epochs") and "lambda_stop" not in run.result:
-        text += (
-            " In its last epochs the network learns from the validation set too, whose "
-            "error is then too low."
-        )
-    if "lambda_stop" in run.result:
-        text += (
-            f" {run.result['lambda_stop']}. The validation error is that of clean "
-            "points which Lambda was not learned from."
-        )
+    text += _what_saw_the_clean_set(run.result, run.config)
     if control is not None and control.result is not None:
         results[kind_of(control)] = control.result
         text += (
@@ -66,6 +52,30 @@ def summary(run: Run, records: Records, control: Run | None) -> Section:
     ]
     rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
     return Section("summary", "Summary", text, ["", *results], rows)
+
+
+def _what_saw_the_clean_set(
+    result: Mapping[str, Any], config: Mapping[str, Any]
+) -> str:
+    text = ""
+    if config.get("data.train_on", "train") != "train":
+        text += (
+            " The network learns from the validation set, whose error is therefore too "
+            "low."
+        )
+    elif "joined_epochs" in result:
+        text += (
+            f" In its last {result['joined_epochs']} epochs the network learns from "
+            "the validation set too, whose error is then too low."
+        )
+    if "lambda_stop" in result:
+        text += f" {result['lambda_stop']}."
+        if len(result["image_shape"]) == 1:  # a solved head
+            text += (
+                " The validation error is that of clean points which Lambda was not "
+                "learned from."
+            )
+    return text
 
 
 def _distortions(config: Mapping[str, Any]) -> str:
@@ -123,7 +133,7 @@ def curves(run: Run, records: Records) -> Section:
             "points does not, Lambda learns the clean points by heart."
         )
     losses = {"train_loss": "train", "val_loss": "validation", "outer_loss": "outer"}
-    losses["held_out_loss"] = "held-out clean points, calibrated"
+    losses["held_out_loss"] = "held-out clean points"
     errors = {"val_error": "validation", "test_error": "test"}
     return Section(
         "curves",

@@ -10,7 +10,6 @@ import numpy as np
 from autodo_jax import metrics
 from autodo_jax._typing import PyTree
 from autodo_jax.data.batches.batch import IndexedBatch, Points
-from autodo_jax.data.dataset import Dataset
 from autodo_jax.models.network import Network
 from autodo_jax.train.run_log import MAX_IN_FLIGHT
 from autodo_jax.train.setup import Setup
@@ -105,16 +104,22 @@ def use_features(points: Points, features: chex.Array | None) -> Points:
     return points._replace(images=features, image_shape=None)
 
 
-def features_of(setup: Setup, state: TrainState, points: Dataset) -> np.ndarray:
+def features_of(
+    setup: Setup, state: TrainState, part: str, index: np.ndarray
+) -> np.ndarray:
     """Returns the inputs of the head for a few points, [F, D], in this process alone.
 
     Args:
       setup, state: of the run.
-      points: F of them.
+      part: of the data.
+      index: ints [F], which of its points.
     """
+    if setup.solves is not None:
+        return np.asarray(setup.coordinates.get(part, np.zeros((0, 0))))[index]
     params, batch_stats = jax.device_get((state.params, state.batch_stats))
     inputs_of_head = jax.jit(setup.objective.features)
-    images, size = points.pixels(), setup.config.eval_batch_size
+    images = getattr(setup.data.splits, part).take(index).pixels()
+    size = setup.config.eval_batch_size
     found = [
         inputs_of_head(params, batch_stats, images[i : i + size])
         for i in range(0, len(images), size)

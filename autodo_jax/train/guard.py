@@ -99,17 +99,29 @@ def calibrated_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def explain(records: Sequence[Mapping[str, Any]]) -> str:
-    """Returns where Lambda was stopped and why, in one line.
+    """Returns where Lambda was stopped and why, in one line; "" without a guard.
 
     Args:
-      records: metrics of the epochs; the last has `lambda_epoch`.
+      records: metrics of the epochs. Those of the outer loop have `held_out_loss`, its
+        last one `lambda_epoch`.
     """
-    last = records[-1]
-    epoch = int(last["lambda_epoch"])
-    losses = [record["held_out_loss"] for record in records]
-    best = int(np.argmin(losses))
+    epoch = lambda_epoch(records)
+    if epoch is None:
+        return ""
+    losses = {
+        number: record["held_out_loss"]
+        for number, record in enumerate(records, 1)
+        if "held_out_loss" in record
+    }
+    best, first = min(losses, key=lambda number: losses[number]), min(losses)
     return (
         f"Lambda is that of epoch {epoch} of {len(records)}: the loss of held-out "
-        f"clean points is {losses[epoch - 1]:.3f} there, {losses[best]:.3f} at best "
-        f"(epoch {best + 1}) and {losses[0]:.3f} at the start"
+        f"clean points is {losses[epoch]:.3f} there, {losses[best]:.3f} at best "
+        f"(epoch {best}) and {losses[first]:.3f} at the start"
     )
+
+
+def lambda_epoch(records: Sequence[Mapping[str, Any]]) -> int | None:
+    """Returns the epoch, from 1, that the guard took Lambda from; None without one."""
+    found = [int(r["lambda_epoch"]) for r in records if "lambda_epoch" in r]
+    return found[-1] if found else None

@@ -15,7 +15,7 @@ import scipy.special
 
 _TEMPERATURE_PENALTY, _BIAS_PENALTY = 0.1, 1.0  # half their squares, in points
 # A network that knows little says little of the rate of wrong labels: it is held to a
-# usual one by half as many points as there are, and the shares behind a label to those
+# usual one by half as many points as there are, and the classes of a label to those
 # of uniform noise at that rate by three times as many as have the label, and a few.
 _USUAL_RATE, _USUAL_SHARE = 0.1, 0.5
 _CLASS_SHARE, _CLASS_POINTS = 3.0, 30.0

@@ -15,10 +15,10 @@ import ml_collections
 import numpy as np
 
 from autodo_jax import config as config_lib
-from autodo_jax import processes
+from autodo_jax import distributed, processes
 from autodo_jax._typing import Metrics
 from autodo_jax.errors import AutodoError, Interrupted, RunError
-from autodo_jax.train import evaluate, fit, guard, solved
+from autodo_jax.train import evaluate, fit, guard, snapshot, solved
 from autodo_jax.train.checkpoint_schedule import CheckpointSchedule
 from autodo_jax.train.progress import EpochProgress
 from autodo_jax.train.run_log import MAX_IN_FLIGHT, RunLog, divergence_error
@@ -115,8 +115,9 @@ def run(
                 progress.update(record)
                 if record["epoch"] == _GUESSING_EPOCH:
                     _warn_of_guessing(setup, record, progress.warn)
-            if "lambda_epoch" in log.records[-1]:
-                progress.message(guard.explain(log.records))
+            explanation = guard.explain(log.records)
+            if explanation:
+                progress.message(explanation)
             schedule.save(state, log, and_wait=True)
             return finish(setup, state, log, workdir, board)
 
@@ -145,6 +146,8 @@ def run_epoch(
       RunError: as `run`.
     """
     start, epoch, learns = time.monotonic(), log.epoch, False
+    if setup.plan.is_first_joined(epoch) and not log.num_steps("task"):
+        state = _remember_unseen(setup, state)
     waited, features = 0.0, None
     for phase in setup.plan.phases(epoch):
         if phase in ("task", "hyper"):  # lines 3 and 11
@@ -166,6 +169,9 @@ def run_epoch(
     values = {"hyper_learning_rate": 0.0} | _mean_values(history["task"])
     if learns:
         values |= _hyper_values(history["hyper"], epoch, warn)
+    if learns and setup.plan.num_held_out:
+        state, guarded = _guard(setup, state, validation.losses, epoch)
+        values |= guarded
     num_images = setup.config.batch_size * sum(map(len, history.values()))
     return state, {
         "epoch": epoch + 1,
@@ -178,6 +184,32 @@ def run_epoch(
         "data_wait": waited / trained,
         **values,
     }
+
+
+def _remember_unseen(setup: Setup, state: TrainState) -> TrainState:
+    """Notes what theta says of the clean points before it learns from them."""
+    values = evaluate.log_probabilities(setup, state, "validation")
+    sharding: Any = state.step.sharding
+    return state._replace(unseen=distributed.place(sharding.mesh, values))
+
+
+def _guard(
+    setup: Setup, state: TrainState, losses: np.ndarray, epoch: int
+) -> tuple[TrainState, dict[str, float]]:
+    """Judges Lambda by the losses [M] of the clean points; it may be put back.
+
+    Returns the state, and metrics for the epoch.
+    """
+    is_held_out = snapshot.held_out(setup.config, setup.data.splits.validation.labels)
+    losses = losses[is_held_out]
+    values = {"held_out_loss": float(losses.mean())}
+    kept = snapshot.better(state.kept, state.tables, losses, epoch + 1)
+    state = state._replace(kept=kept)
+    if setup.plan.is_last_hyper(epoch):
+        tables, chosen = snapshot.choose(kept, state.tables, losses, epoch + 1)
+        state = state._replace(tables=tables)
+        values["lambda_epoch"] = float(chosen)
+    return state, values
 
 
 def _warn_of_guessing(setup: Setup, record: dict[str, Any], warn: Warn) -> None:

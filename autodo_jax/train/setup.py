@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import chex
@@ -27,7 +28,7 @@ from autodo_jax.distributed import AXIS, BY_ROWS, REPLICATED
 from autodo_jax.errors import RunError
 from autodo_jax.hyperparams.row_rmsprop import RowRMSpropState
 from autodo_jax.objective import Objective
-from autodo_jax.train import problem, solves, steps
+from autodo_jax.train import features, fitting, problem, snapshot, solves, steps
 from autodo_jax.train.solves import Solves
 from autodo_jax.train.state import (
     TrainState,
@@ -63,7 +64,9 @@ class Setup:
     steps: steps.Steps
     task_key: chex.PRNGKey
     hyper_key: chex.PRNGKey
-    solves: Solves | None = None  # of a head on given features
+    solves: Solves | None = None  # of a head that is solved
+    # Its points on the principal axes, [N, R] of each part.
+    coordinates: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
 
 
 def prepare(
@@ -71,6 +74,8 @@ def prepare(
     *,
     splits: SourceSplits | None = None,
     model: nn.Module | None = None,
+    workdir: pathlib.Path | None = None,
+    say: features.Say = lambda text: None,
 ) -> tuple[Setup, TrainState]:
     """Loads the data and returns the steps with the state of line 1.
 
@@ -78,8 +83,13 @@ def prepare(
       config: validated configuration.
       splits: data in place of those of `config.data.source`.
       model: network in place of the one of `config.model`; see `models`.
+      workdir: of the run; features of a frozen encoder are kept beside it. None: they
+        are not kept.
+      say: is told what takes time, in a line.
 
     Raises:
+      ConfigError: weights that cannot be read, or do not fit the network.
+      WriteError: features that cannot be kept.
       DataError: data that is absent or cannot be used.
       RunError: a batch larger than the train or the validation set, or one that the
         devices cannot share equally; images smaller than the crops.
@@ -87,11 +97,12 @@ def prepare(
     num_devices = distributed.usable_devices(config.batch_size, config.num_devices)
     data = run_data.create(config, splits) if splits else run_data.load(config)
     if data.splits.train.has_features != (config.model.name in models.HEADS):
-        raise _wrong_model(config, data)
-    if data.splits.train.has_features:
-        return _prepare_head(config, data, distributed.create_mesh(num_devices))
-    _check_sizes(config, data)
-    num_devices = _devices_for(config, data, num_devices)
+        raise fitting.wrong_model(config, data)
+    fitting.check_sizes(config, data)
+    if config_lib.is_solved(config):
+        mesh = distributed.create_mesh(num_devices)
+        return _prepare_head(config, data, mesh, workdir, say)
+    num_devices = fitting.usable_devices(config, data, num_devices)
     mesh = distributed.create_mesh(num_devices)
     plan = _plan(config, data, num_devices)
     if model is None:
@@ -109,8 +120,11 @@ def prepare(
         optimizers,
         num_classes=data.num_classes,
         image_shape=jax.eval_shape(losses.clean_inputs, images).shape[1:],
+        num_clean=plan.num_points["validation"] if plan.joined_epochs else 0,
+        num_held_out=plan.num_held_out,
     )
-    specs, formats, state = _place_state(mesh, create, init_key, train.labels)
+    given = models.initial_variables(config.model, data.num_classes)
+    specs, formats, state = _place_state(mesh, create, init_key, train.labels, given)
     feed, points_specs = _feed(config, data, plan, mesh)
     compiled = steps.compile(
         losses,
@@ -128,25 +142,39 @@ def prepare(
 
 
 def _prepare_head(
-    config: ml_collections.ConfigDict, data: RunData, mesh: Mesh
+    config: ml_collections.ConfigDict,
+    data: RunData,
+    mesh: Mesh,
+    workdir: pathlib.Path | None,
+    say: features.Say,
 ) -> tuple[Setup, TrainState]:
-    """As `prepare`, for a head on features that are given; it is solved."""
+    """As `prepare`, for a head on constant features; it is solved."""
     if mesh.size > 1:
         raise RunError(
-            f"a head on given features runs on one device, not on {mesh.size}",
+            f"a head on constant features is solved on one device, not on {mesh.size}",
             "pass <config.num_devices=1>",
         )
-    train, validation, _ = data.splits
-    constants = problem.principal_axes(train.images, validation.images)
-    placed = {
-        name: distributed.place(
-            mesh, (problem.coordinates(part.images, constants), part.labels)
-        )
-        for name, part in data.splits._asdict().items()
-    }
-    plan = _plan(config, data, 1)
     model = models.create(config.model, data.num_classes)
     losses = objective.create(config, model)
+    found: dict[str, Any] = {
+        name: part.images for name, part in data.splits._asdict().items()
+    }
+    constants: dict[str, Any] = {}
+    if not data.splits.train.has_features:
+        given = models.initial_variables(config.model, data.num_classes)
+        constants = given["batch_stats"]
+        encoder = features.Encoder(config, losses, constants["encoder"])
+        data = dataclasses.replace(data, encoder=encoder.digest)
+        store = features.open_store(workdir, encoder)
+        for name, part in data.splits._asdict().items():
+            found[name] = encoder.of(part, store, say)
+    constants |= problem.principal_axes(found["train"], found["validation"])
+    placed = {}
+    for name, part in data.splits._asdict().items():
+        if len(part.labels):
+            found[name] = problem.coordinates(found[name], constants)
+            placed[name] = distributed.place(mesh, (found.pop(name), part.labels))
+    plan = _plan(config, data, 1)
     inner = problem.Problem(losses, config.task.prior_variance)
     moments = jnp.mean(placed["train"][0] ** 2, axis=0)
     (train_points, labels), (clean, clean_labels) = (
@@ -167,7 +195,7 @@ def _prepare_head(
         tables=head.tables,
         hyper_optimizer_state=unused,
         heads=(head,) * (num_folds + 1),
-        held_out=jnp.zeros((config.epochs, len(validation.labels))),
+        held_out=jnp.zeros((config.epochs, len(clean_labels))),
     )
     compiled = steps.compile(
         losses,
@@ -179,22 +207,9 @@ def _prepare_head(
     )
     feed = ResidentBatches(plan, placed)
     setup = Setup(config, data, plan, feed, losses, compiled, *keys)
-    return dataclasses.replace(setup, solves=head_solves), state
-
-
-def _wrong_model(config: ml_collections.ConfigDict, data: RunData) -> RunError:
-    name, heads = config.model.name, " or ".join(models.HEADS)
-    if data.splits.train.has_features:
-        return RunError(
-            f"config.model.name is {name!r}, but the points are features, which have "
-            f"no images; expected {heads}",
-            "begin with configs/embeddings.py, or with config_for",
-        )
-    return RunError(
-        f"config.model.name is {name!r}, a head of given features, but the points are "
-        "images",
-        "pass another <config.model.name>",
-    )
+    coordinates = {name: points for name, (points, _) in placed.items()}
+    setup = dataclasses.replace(setup, solves=head_solves, coordinates=coordinates)
+    return setup, state
 
 
 def check(config: ml_collections.ConfigDict, show: Callable[[Summary], None]) -> None:
@@ -208,21 +223,25 @@ def check(config: ml_collections.ConfigDict, show: Callable[[Summary], None]) ->
       DataError, RunError: as `prepare`.
     """
     distributed.usable_devices(config.batch_size, config.num_devices)
-    data = run_data.load(config)
+    data = run_data.describe(config)
     show(data.summary)
-    _check_sizes(config, data)
+    fitting.check_sizes(config, data)
 
 
 def _place_state(
-    mesh: Mesh, create: Callable, key: chex.PRNGKey, labels: np.ndarray
+    mesh: Mesh,
+    create: Callable,
+    key: chex.PRNGKey,
+    labels: np.ndarray,
+    given: dict[str, Any],
 ) -> tuple[TrainState, TrainState, TrainState]:
     """Returns the specs and the formats of a state, and the state, on its devices."""
     padding = distributed.padded_rows(len(labels), mesh.size) - len(labels)
     labels = np.pad(labels, (0, padding), constant_values=-1)
-    shapes = jax.eval_shape(create, key, labels)
+    shapes = jax.eval_shape(create, key, labels, given)
     specs = state_specs(shapes)
     formats = distributed.formats(mesh, specs, shapes)
-    return specs, formats, jax.jit(create, out_shardings=formats)(key, labels)
+    return specs, formats, jax.jit(create, out_shardings=formats)(key, labels, given)
 
 
 def state_specs(state: TrainState) -> TrainState:
@@ -233,46 +252,8 @@ def state_specs(state: TrainState) -> TrainState:
     }
     everywhere: Any = TrainState(*[REPLICATED] * len(state))  # type: ignore[arg-type]
     by_rows: Any = RowRMSpropState(REPLICATED, nu=tables, last_touch=tables)
-    return everywhere._replace(tables=tables, hyper_optimizer_state=by_rows)
-
-
-def _check_sizes(config: ml_collections.ConfigDict, data: RunData) -> None:
-    train, validation, _ = data.splits
-    if config.batch_size > len(train.labels):
-        raise RunError(
-            f"config.batch_size is {config.batch_size}, but there are only "
-            f"{len(train.labels)} train and {len(validation.labels)} validation points",
-            f"pass <config.batch_size={len(train.labels)}> or less",
-        )
-    height, width = train.images.shape[1:3]
-    if min(height, width) < config.augment.crop_size:
-        raise RunError(
-            f"images of {height}x{width} pixels are smaller than "
-            f"config.augment.crop_size={config.augment.crop_size}",
-            "lower it",
-            "resize them by <config.data.image_size=(HEIGHT, WIDTH)>",
-        )
-
-
-def _devices_for(
-    config: ml_collections.ConfigDict, data: RunData, num_devices: int
-) -> int:
-    """Returns as many devices as the smallest part has points for, if they are free.
-
-    Raises:
-      RunError: more are asked for, or several processes need theirs.
-    """
-    most = min(len(data.splits.validation.labels), len(data.fit.labels))
-    if num_devices <= most:
-        return num_devices
-    if config.num_devices or jax.process_count() > 1:
-        raise RunError(
-            f"there are only {most} validation points for {num_devices} devices",
-            f"pass <config.num_devices={most}> or less",
-            "add some",
-        )
-    sizes = range(1, most + 1)
-    return max(size for size in sizes if config.batch_size % size == 0)
+    kept: Any = snapshot.Kept(tables, REPLICATED, REPLICATED) if state.kept else ()
+    return everywhere._replace(tables=tables, hyper_optimizer_state=by_rows, kept=kept)
 
 
 def _parts(config: ml_collections.ConfigDict, data: RunData) -> dict[str, Dataset]:
@@ -280,7 +261,7 @@ def _parts(config: ml_collections.ConfigDict, data: RunData) -> dict[str, Datase
     parts = data.splits._asdict()
     if data.fit is not data.splits.train:
         parts["fit"] = data.fit
-    if config.task.joined_epochs and not parts["train"].has_features:
+    if config_lib.joined_epochs(config) and not config_lib.is_solved(config):
         parts["joined"] = parts["train"].join(parts["validation"])
     return parts
 
@@ -293,6 +274,7 @@ def _plan(
     parts = _parts(config, data)
     num_points = {name: len(part.labels) for name, part in parts.items()}
     learns = config_lib.has_hyperparams(config.hyper) and not config.hyper.frozen
+    held_out = snapshot.held_out(config, data.splits.validation.labels)
     return BatchPlan(
         num_points=num_points,
         batch_size=config.batch_size,
@@ -301,7 +283,8 @@ def _plan(
         epochs=config.epochs,
         start_epoch=config.hyper.start_epoch if learns else config.epochs,
         seed=config.seed,
-        joined_epochs=config.task.joined_epochs if "joined" in parts else 0,
+        joined_epochs=config_lib.joined_epochs(config) if "joined" in parts else 0,
+        outer_points=np.flatnonzero(~held_out) if held_out.any() else None,
     )
 
 

@@ -4,10 +4,12 @@ from typing import NamedTuple
 
 import chex
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
 
+from autodo_jax import config as config_lib
 from autodo_jax._typing import PyTree
 from autodo_jax.hyperparams import state as hyperparams
 from autodo_jax.hyperparams.row_rmsprop import (
@@ -15,6 +17,7 @@ from autodo_jax.hyperparams.row_rmsprop import (
     RowRMSpropState,
     row_rmsprop,
 )
+from autodo_jax.train import snapshot
 
 # Numbers of App. A and of PyTorch's optimizers.
 WARMUP_EPOCHS = 5  # of both schedules; that of Lambda begins at E
@@ -46,6 +49,9 @@ class TrainState(NamedTuple):
     # points, and losses [epochs, M] of held-out clean points.
     heads: tuple[LearnedHead, ...] = ()
     held_out: PyTree = ()
+    # With joined epochs: log-probabilities [M, C] of the clean points before these.
+    unseen: PyTree = ()
+    kept: PyTree = ()  # snapshot.Kept, where a run of steps has a guard
 
 
 class Optimizers(NamedTuple):
@@ -87,17 +93,32 @@ def create_optimizers(
     )
     hyper_schedule = cosine_schedule(
         config.hyper.learning_rate,
-        epochs=config.epochs - config.hyper.start_epoch - config.task.joined_epochs,
+        epochs=config.epochs
+        - config.hyper.start_epoch
+        - config_lib.joined_epochs(config),
         steps_per_epoch=steps_per_epoch,
     )
-    clip_norm = config.task.clip_norm
+    clip_norm, network = config.task.clip_norm, config.model
+    slower = []
+    if network.weights and not network.frozen_encoder:
+        ratio = config.task.encoder_learning_rate / config.task.learning_rate
+        slower = [optax.masked(optax.scale(ratio), _is_encoder)]
     task = optax.chain(
         *([optax.clip_by_global_norm(clip_norm)] if clip_norm else []),
         optax.add_decayed_weights(config.task.weight_decay),
         optax.sgd(task_schedule, momentum=config.task.momentum, nesterov=True),
+        *slower,
     )
     hyper = row_rmsprop(RMSPROP_DECAY, RMSPROP_EPS, config.hyper.max_update)
     return Optimizers(task, task_schedule, hyper, hyper_schedule)
+
+
+def _is_encoder(params: PyTree) -> PyTree:
+    """True for each array of a network but those of its head."""
+    return {
+        name: jax.tree.map(lambda _: name != "head", part)  # noqa: B023
+        for name, part in params.items()
+    }
 
 
 def create_state(
@@ -106,19 +127,29 @@ def create_state(
     optimizers: Optimizers,
     key: chex.PRNGKey,
     labels: chex.Array,
+    given: dict[str, PyTree],
     *,
     num_classes: int,
     image_shape: tuple[int, int, int],
+    num_clean: int = 0,
+    num_held_out: int = 0,
 ) -> TrainState:
     """Initializes theta and Lambda (Algorithm 1, line 1).
 
     Args:
       key: of the network's initialization.
       labels: given labels of the train set, [N]; -1 for rows that are padding.
+      given: variables that are not initialized, as weights of an encoder.
       num_classes: C.
       image_shape: (H, W, channels).
+      num_clean: M, of clean points that join; 0: they do not.
+      num_held_out: of clean points that judge Lambda; 0: there is no guard.
     """
-    variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
+    images = jnp.zeros((1, *image_shape))
+    kinds = ["params", "batch_stats"]
+    _, variables = model.apply(
+        given, images, train=False, rngs={"params": key}, mutable=kinds
+    )
     tables = initial_tables(config, labels, num_classes)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -127,6 +158,8 @@ def create_state(
         optimizer_state=optimizers.task.init(variables["params"]),
         tables=tables,
         hyper_optimizer_state=optimizers.hyper.init(tables),
+        unseen=jnp.zeros((num_clean, num_classes)) if num_clean else (),
+        kept=snapshot.start(tables, num_held_out) if num_held_out else (),
     )
 
 

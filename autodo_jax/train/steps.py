@@ -30,7 +30,7 @@ from autodo_jax.implicit import solvers, value_and_hypergrad
 from autodo_jax.objective import Objective, Rows, split_theta
 from autodo_jax.train.state import Optimizers, TrainState
 
-# Power iterations behind lambda_max. Where theta is all parameters and lambda_max is
+# Power iterations for lambda_max. Where theta is all parameters and lambda_max is
 # only logged, a product is expensive and a rough value will do.
 _EIGENVALUE_STEPS, _ROUGH_EIGENVALUE_STEPS = 10, 2
 

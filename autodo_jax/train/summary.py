@@ -14,7 +14,7 @@ import scipy.special
 from autodo_jax import metrics, processes
 from autodo_jax.augment import learned
 from autodo_jax.hyperparams import state as hyperparams
-from autodo_jax.train import guard, label_noise, solved
+from autodo_jax.train import guard, label_noise, snapshot, solved
 from autodo_jax.train.evaluate import (
     compute_features,
     evaluate,
@@ -116,16 +116,23 @@ def _unseen_clean_points(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns log probabilities [M, C] and labels [M] of the clean points.
 
-    None of them, M = 0, where theta has learned from them: it is too sure of those.
+    None of them, M = 0, where theta has learned from them: it is too sure of those. Of
+    clean points that join in the last epochs it is what theta said before.
     """
     labels = setup.data.splits.validation.labels
     if len(state.heads) > 1:
         return solved.held_out(setup, state), labels
     config = setup.config
-    is_seen = config.data.train_on != "train" or config.data.outer_set == "train"
-    if is_seen or config.task.joined_epochs:
+    if config.data.train_on != "train" or config.data.outer_set == "train":
         return np.zeros((0, setup.data.num_classes)), labels[:0]
-    return log_probabilities(setup, state, "validation"), labels
+    if setup.plan.joined_epochs:
+        found = np.asarray(jax.device_get(state.unseen))
+    else:
+        found = log_probabilities(setup, state, "validation")
+    # Those that Lambda was not learned from either, where there are some.
+    is_held_out = snapshot.held_out(config, labels)
+    chosen = is_held_out if is_held_out.any() else np.ones(len(labels), bool)
+    return found[chosen], labels[chosen]
 
 
 def _embeddings(setup: Setup, state: TrainState) -> np.ndarray:
@@ -154,7 +161,10 @@ def summarize(
     """
     config, data = setup.config, setup.data
     num_points = setup.plan.num_points
-    chosen = int(records[-1].get("lambda_epoch", len(records))) - 1
+    stop = guard.lambda_epoch(records)
+    # A solved head is that of the epoch; a network of steps has gone through all.
+    is_solved = setup.solves is not None
+    chosen = stop - 1 if stop and is_solved else len(records) - 1
     # Once it has learned from the validation set, its error there says nothing.
     judged = records[: len(records) - setup.plan.joined_epochs]
     result = {
@@ -180,11 +190,10 @@ def summarize(
         "val_error": records[chosen]["val_error"],
         "best_val_epoch": min(judged, key=lambda record: record["val_error"])["epoch"],
     }
-    if "lambda_epoch" in records[-1]:
-        result |= {
-            "lambda_epoch": chosen + 1,
-            "lambda_stop": guard.explain(records),
-        }
+    if setup.plan.joined_epochs:
+        result["joined_epochs"] = setup.plan.joined_epochs
+    if stop:
+        result |= {"lambda_epoch": stop, "lambda_stop": guard.explain(records)}
     auroc = metrics.noise_auroc(train.noise_score, data.is_flipped)
     return result if auroc is None else result | {"noise_auroc": auroc}
 
@@ -284,7 +293,6 @@ def _report_data(
 ) -> report_data.ReportData:
     rng = np.random.default_rng(setup.config.seed)
     index = np.sort(rng.permutation(len(test.labels))[: report_data.MAX_FEATURES])
-    _, _, test_points = setup.data.splits
     worst_first = np.lexsort((-report.noise_score, ~report.is_suspect))
     suspects = worst_first[: report_data.MAX_SUSPECTS]
     points = setup.data.splits.train
@@ -301,7 +309,7 @@ def _report_data(
             setup.config, images, gate, magnitude, num_draws=report_data.MAX_DRAWS
         )
     with np.errstate(over="ignore"):  # Values beyond its range are not drawn.
-        inputs = features_of(setup, state, test_points.take(index)).astype(np.float16)
+        inputs = features_of(setup, state, "test", index).astype(np.float16)
     return report_data.ReportData(
         class_names=np.asarray(points.class_names),
         test_labels=test.labels,

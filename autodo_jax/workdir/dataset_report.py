@@ -115,6 +115,24 @@ def load_dataset_report(workdir: str | pathlib.Path) -> DatasetReport:
     Raises:
       RunFilesError: the workdir holds no such file, or one that cannot be read, or is
         of a newer version.
+
+    Examples:
+      >>> import tempfile
+      >>> import numpy as np
+      >>> from autodo_jax import load_dataset_report, optimize_dataset
+      >>> rng, labels = np.random.default_rng(0), np.arange(60) % 3
+      >>> features = np.eye(3)[labels] + 0.1 * rng.normal(size=(60, 3))
+      >>> given = np.where(np.arange(60) == 7, 0, labels)  # number 7 is a 1
+      >>> with tempfile.TemporaryDirectory() as workdir:
+      ...     _ = optimize_dataset(
+      ...         (features[:40], given[:40]),
+      ...         (features[40:], labels[40:]),
+      ...         workdir=workdir,
+      ...         progress=False,
+      ...     )
+      ...     report = load_dataset_report(workdir)
+      >>> str(report.given_label[7]), str(report.suggested_label[7])
+      ('0', '1')
     """
     path = pathlib.Path(workdir) / files.DATASET
     files.refuse_newer(path.parent)

@@ -61,6 +61,7 @@ LOCK = File(".lock")
 REVIEW = File("review.csv")  # of a user's decisions, which no run replaces
 # Of several runs, beside their workdirs.
 COMPARISON = File("comparison.html")
+FEATURES = File("encoder_features")  # a folder
 
 ALL = tuple(value for value in [*globals().values()] if isinstance(value, File))
 

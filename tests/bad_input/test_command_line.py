@@ -9,7 +9,7 @@ from tests.test_main import DIGITS, TINY
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ([], "pass --config=configs/digits.py"),
+        ([], "pass --config=digits"),
         (["--config=configs/nope.py"], "no experiment file 'configs/nope"),
         (["--config=setup.cfg"], "setup.cfg is not an experiment file"),
         ([DIGITS + ":autodp"], "unknown method 'autodp'; use one of baseline"),
@@ -106,7 +106,7 @@ def test_fields(field, expected, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("field", "expected"),
     [
-        ("batch_size=100000", "pass --config.batch_size=519 or less"),
+        ("batch_size=100000", "pass --config.batch_size=709 or less"),
         ("num_devices=3", "3 devices cannot share equally; pass --config.batch_size="),
         ("num_devices=9", "config.num_devices is 9, but there are 8 devices"),
         (

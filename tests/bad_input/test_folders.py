@@ -276,7 +276,7 @@ def test_a_check_says_what_there_is_and_trains_nothing(tmp_path, monkeypatch, ca
     assert err == "" and not workdir.exists() and "\x1b" not in out
     assert lines[0] == "images: 7 train, 6 validation, 6 test"
     assert lines[1] == "classes: 2: dog 4, cat 3"
-    assert "left out: 2 files that are no images: 2 .txt" in lines
+    assert "left out: 2 files that are not images: 2 .txt" in lines
     errors = [line for line in lines if line.startswith("certain label error")]
     assert errors == [
         "certain label error: train/cat/0.png is 'cat', train/dog/same.png is 'dog', "

@@ -104,7 +104,8 @@ def read(path):
     elif path.name.startswith("images."):
         with opened.opened(path) as files:
             decoder = decode.Decoder(channels=3)
-            for _ in decode.attempts(files.pick(files.entries), decoder):
+            contents = files.pick(files.entries)
+            for _ in decode.attempts(contents, decoder, decoder):
                 pass
     elif path.name == "review.csv":
         labels.read_corrections(str(path))

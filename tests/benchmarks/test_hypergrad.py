@@ -1,6 +1,6 @@
 """The hypergradient benchmark: its reference, our rows, and what it says of peers.
 
-The peers are not needed: systems with known faults stand in for them.
+The peers are not needed: systems with known faults take their place.
 """
 
 import dataclasses

@@ -47,7 +47,7 @@ def test_noise_draws_a_share_of_the_labels_over_all_classes():
     labels = np.full(20_000, 4, np.int32)
     noisy = distort.flip_labels(labels, 0.5, 10, np.random.default_rng(0))
     counts = np.bincount(noisy, minlength=10)
-    # 10,000 labels drawn anew, of which one in ten comes out as 4 again.
+    # 10,000 labels drawn again, of which one in ten comes out as 4 again.
     others = np.delete(counts, 4)
     assert abs(others.sum() - 9000) < 150
     assert np.sum((others - 1000) ** 2 / 1000) < 21.7  # chi2(9), 1 %

@@ -22,7 +22,7 @@ def test_only_the_train_set_is_distorted():
         )
     assert not plain.is_flipped.any()
     assert set(distorted.splits.train.ids) < set(plain.splits.train.ids)
-    # A tenth is drawn anew, and a tenth of these keep their label.
+    # A tenth is drawn again, and a tenth of these keep their label.
     assert distorted.is_flipped.mean() == pytest.approx(0.09, abs=0.02)
     clean = dict(zip(plain.splits.train.ids, plain.splits.train.labels, strict=True))
     np.testing.assert_array_equal(

@@ -157,16 +157,16 @@ def writes(path):
         name = of.attr if isinstance(of, ast.Attribute) else getattr(of, "id", "")
         modes = [arg.value for arg in node.args[1:2] if isinstance(arg, ast.Constant)]
         modes += [
-            k.value.value
-            for k in node.keywords
-            if k.arg == "mode" and isinstance(k.value, ast.Constant)
+            keyword.value.value
+            for keyword in node.keywords
+            if keyword.arg == "mode" and isinstance(keyword.value, ast.Constant)
         ]
         is_open = name in ("open", "fdopen") and not (
             all(isinstance(mode, str) and not set(mode) & set("wax+") for mode in modes)
         )
-        owner = getattr(getattr(of, "value", None), "id", "a value")
-        owner = owner if isinstance(of, ast.Attribute) else ""
-        is_writer = name in WRITERS and owner not in ("", "files")
+        owner = getattr(getattr(of, "value", None), "id", "")
+        is_writer = isinstance(of, ast.Attribute) and name in WRITERS
+        is_writer = is_writer and owner != "files"
         if is_open or (is_writer and (name not in HARMLESS or owner in MODULES)):
             yield node.lineno
 

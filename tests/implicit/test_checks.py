@@ -212,7 +212,7 @@ WRONG: dict[str, tuple[dict, type[Exception], tuple[str, ...]]] = {
         TypeError,
         ("`optimality_fn`", "shape", "()", "(2,)"),
     ),
-    "a root that is no function": (
+    "a root that is not a function": (
         {"function": hypergrad_root, "inner": None},
         TypeError,
         ("`optimality_fn`", "callable", "None"),

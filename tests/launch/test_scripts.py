@@ -80,7 +80,7 @@ def test_script_parses(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_file_says_what_it_needs_and_leaves(path):
-    for word in ("Needs:", "Example:", "Leaves behind:"):
+    for word in ("Needs:", "Example:", "Leaves:"):
         assert word in path.read_text()
 
 

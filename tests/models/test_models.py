@@ -17,14 +17,21 @@ from autodo_jax.models.network import Network, convolve_patches
 from tests.models import random_variables
 
 SMALL: dict[str, dict[str, Any]] = {
+    "efficientnet_lite0": {},
     "resnet": {"depth": 18, "stem": "small"},
     "small_cnn": {"widths": (4, 8)},
     "wide_resnet": {"depth": 10, "width": 1},
 }
+# One takes long to compile; test_pretrained.py has it in the fast suite too.
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow) if "efficient" in name else name
+    for name in SMALL
+]
 
 
 def create(name, **fields):
     defaults = {"depth": 10, "width": 1, "widths": (4,), "stem": "small"}
+    defaults |= {"weights": "", "frozen_encoder": True}
     defaults |= {"name": name, "activation": "celu", "dtype": "float32"}
     config = ml_collections.ConfigDict(defaults | SMALL.get(name, {}) | fields)
     return models.create(config, num_classes=5)
@@ -39,7 +46,7 @@ def test_every_network_is_held_to_the_contract():
     assert set(SMALL) == set(models.NAMES) - set(models.HEADS)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", NAMES)
 def test_encoder_and_head_make_the_network(name):
     model = create(name)
     images = draw_images(4, 3)
@@ -62,7 +69,7 @@ def test_encoder_and_head_make_the_network(name):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", NAMES)
 def test_dtype_is_that_of_the_encoder_alone(name, dtype):
     """Each layer computes in it; variables, features and head are float32."""
     model = create(name, dtype=dtype)
@@ -84,7 +91,7 @@ def dtypes(tree):
     return {leaf.dtype.name for leaf in jax.tree.leaves(tree)}
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", NAMES)
 def test_train_mode_normalizes_by_the_batch_and_tracks_it(name):
     model = create(name)
     images = draw_images(4, 3)

@@ -34,6 +34,15 @@ pytestmark = [
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 MARKUP = "<b>dog"
 NUM_SUSPECTS = 200
+TINY = (
+    "--config.data.image_size=(8, 8)",
+    "--config.augment.crop_size=0",
+    "--config.model.name=small_cnn",
+    "--config.model.widths=(4,)",
+    "--config.num_devices=1",
+    "--config.epochs=1",
+    "--config.hyper.frozen=True",
+)
 IDS = [f"train/{name}/{i:03}.png" for name in ("cat", MARKUP) for i in range(110)]
 
 
@@ -119,11 +128,19 @@ def test_two_hundred_suspects_are_reviewed_and_nothing_is_lost(
     assert said == [] and asked == {"127.0.0.1"}
     check_decisions(workdir, tmp_path)
     corrections = f"--config.data.corrections={workdir}/review.csv"
-    flags = folder_flags(tmp_path / "images", corrections, "--check")
+    again = tmp_path / "again"
+    flags = folder_flags(tmp_path / "images", corrections, *TINY, f"--workdir={again}")
     assert main.main(["main", *flags]) == 0
-    counts = collections.Counter(row["decision"] for row in rows(workdir))
+    decided = {row["id"]: row for row in rows(workdir)}
+    counts = collections.Counter(row["decision"] for row in decided.values())
     said = f"{counts['relabel']} relabelled, {counts['drop']} dropped"
     assert said in capsys.readouterr().out
+    learned = dataset_report.load_dataset_report(again)
+    label_of = dict(zip(learned.id, learned.given_label, strict=True))
+    assert len(label_of) == len(IDS) - counts["drop"]
+    for name, row in decided.items():
+        if row["decision"] == "relabel":
+            assert label_of[name] == row["new_label"]
 
 
 def review_twice(browser, workdir):

@@ -30,6 +30,8 @@ def tiny_config(method, epochs=2):
     config.model.widths = (4, 4)
     config.num_devices = 1
     config.augment.policy = "none"
+    config.data.validation_size = 0.3
+    config.task.joined_epochs = 0
     config_lib.validate(config)
     return config
 

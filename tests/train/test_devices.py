@@ -160,7 +160,7 @@ def collectives(step, *args) -> list[tuple[str, int]]:
 
 
 def test_devices_exchange_gradients_statistics_and_rows_and_nothing_else():
-    """Values are counted as they stand in the program, a loop's body once."""
+    """Values are counted as the program has them, a loop's body once."""
     config = tiny_config("autodo")
     config.num_devices = 4
     setup, state = prepare(config)

@@ -112,7 +112,7 @@ def test_without_clean_points_the_logits_are_taken_as_they_are():
     labels = logits.argmax(axis=1)
     labels[:50] = (labels[:50] + 1) % 4
     found = label_noise.estimate(logits, labels, nothing, np.zeros(0, int))
-    # Bayes' rule with the shares behind the labels, found by this estimate itself.
+    # Bayes' rule with the shares of true classes, found by this estimate itself.
     sure = scipy.special.softmax(logits, axis=1)[np.arange(500), labels]
     rank = scipy.stats.spearmanr(found.wrong, 1 - sure).statistic
     assert rank > 0.95 and 0 < np.sum(found.likeliest != labels) < 100

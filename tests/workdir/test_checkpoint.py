@@ -235,7 +235,7 @@ def test_damaged_ones_are_set_aside_until_one_is_whole(folder):
         damage(folder / f"{step}/journal/metadata", "flipped")
     step, warnings = restore(folder)
     assert step == 1 and len(warnings) == 2
-    # The run goes on and comes by the same steps.
+    # The run continues by the same steps.
     save(folder, {2: 9.0, 3: 7.0})
     damage(folder / "3/journal/metadata", "flipped")
     step, (warning,) = restore(folder)

@@ -112,3 +112,15 @@ def test_the_line_that_a_killed_run_has_not_ended_is_left_out(tmp_path):
     (workdir / "result.json").write_text(json.dumps(RESULT))
     with pytest.raises(RunFilesError, match=r"metrics\.jsonl: line 3: "):
         run.read(workdir).records()
+
+
+def test_rivals_need_not_have_what_only_a_learning_method_has(tmp_path):
+    learned = write(tmp_path / "learned", digits.get_config())
+    for method in ("joined", "baseline"):
+        config = digits.get_config(method)
+        assert config.task.joined_epochs == 0 < digits.get_config().task.joined_epochs
+        write(tmp_path / method, config, method=method)
+    rivals = run.read(learned).rivals()
+    assert {name: found.path.name for name, found in rivals.items()} == {
+        "joined": "joined"
+    }

@@ -35,6 +35,7 @@ class BatchPlan:
       seed: of the order.
       joined_epochs: the last ones, in which theta learns from the part "joined" and
         there are no hyper steps.
+      outer_points: the validation points of the hyper steps, [M']; None: all.
     """
 
     num_points: Mapping[str, int]
@@ -45,6 +46,15 @@ class BatchPlan:
     start_epoch: int
     seed: int
     joined_epochs: int = 0
+    outer_points: np.ndarray | None = None
+
+    def is_first_joined(self, epoch: int) -> bool:
+        """True of the first epoch in which the clean points take part."""
+        return bool(self.joined_epochs) and epoch == self.epochs - self.joined_epochs
+
+    def is_last_hyper(self, epoch: int) -> bool:
+        """True of the last epoch with hyper steps."""
+        return "hyper" in self.phases(epoch) and "hyper" not in self.phases(epoch + 1)
 
     def is_joined(self, epoch: int) -> bool:
         """True of an epoch in which the clean points take part."""
@@ -54,6 +64,12 @@ class BatchPlan:
     def num_steps(self) -> int:
         """Number of task steps in an epoch, and of hyper steps: by the train set."""
         return self.num_points["train"] // self.batch_size
+
+    @property
+    def num_held_out(self) -> int:
+        """Number of validation points that no hyper step sees."""
+        chosen = self.outer_points
+        return 0 if chosen is None else self.num_points["validation"] - len(chosen)
 
     def phases(self, epoch: int) -> tuple[str, ...]:
         """Returns the phases of an epoch in their order.
@@ -85,18 +101,28 @@ class BatchPlan:
         if phase == "hyper":
             return {
                 "train": self._shuffled("train", _HYPER_STREAM, epoch),
-                "validation": self._shuffled("validation", _VALIDATION_STREAM, epoch),
+                "validation": self._outer_order(epoch),
             }
         return {phase: sequential_order(self.num_points[phase], self._eval_size(phase))}
+
+    def _outer_order(self, epoch: int) -> np.ndarray:
+        chosen = self.outer_points
+        if chosen is None:
+            return self._shuffled("validation", _VALIDATION_STREAM, epoch)
+        order = self._shuffled("validation", _VALIDATION_STREAM, epoch, len(chosen))
+        return chosen[order].astype(np.int32)
 
     def _eval_size(self, part: str) -> int:
         size = min(self.eval_batch_size, self.num_points[part])
         return -(-size // self.num_devices) * self.num_devices
 
-    def _shuffled(self, part: str, stream: int, epoch: int) -> np.ndarray:
-        shared = self.num_points[part] // self.num_devices * self.num_devices
+    def _shuffled(
+        self, part: str, stream: int, epoch: int, num_points: int = 0
+    ) -> np.ndarray:
+        num_points = num_points or self.num_points[part]
+        shared = num_points // self.num_devices * self.num_devices
         return shuffled_order(
-            self.num_points[part],
+            num_points,
             min(self.batch_size, shared),
             self.num_steps,
             seed=(self.seed, stream, epoch),

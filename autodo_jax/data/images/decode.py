@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import math
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import ml_collections
 import numpy as np
@@ -27,7 +28,9 @@ _LARGE, _STRIP = 2**22, 2**20  # pixels of an image that is converted in strips
 _ONE_LARGE = threading.Lock()
 UNREADABLE = ("replace it", "move it elsewhere")  # advice on an image
 _LISTED = 10  # unreadable images that an error names
+_DIGEST_BYTES = 16
 
+_T = TypeVar("_T")
 
 Contents = bytes | DataError  # of a file, or the error of reading it
 
@@ -71,19 +74,32 @@ def to_array(
         raise ValueError(f"channels is {channels}, expected 1 (grey) or 3 (RGB)")
     if resize not in RESIZES:
         raise ValueError(f"resize is {resize!r}, expected one of {', '.join(RESIZES)}")
-    _check_pixels(image, size, max_pixels)
-    image = _upright(image)
-    if image.width * image.height > _LARGE:
-        if not size:
-            return _array_in_strips(image, channels)
-        image = _in_strips(image, _MODES[channels])
-    else:
-        image = _in_mode(image, _MODES[channels])
+    if not size and image.width * image.height > _LARGE:
+        _check_pixels(image, size, max_pixels)
+        return _array_in_strips(_upright(image), channels)
+    image = _plain(image, channels, size, max_pixels)
     if size and size != (image.height, image.width):
         height, width = size
         scale = ImageOps.fit if resize == "crop" else Image.Image.resize
         image = scale(image, (width, height), Image.Resampling.BILINEAR)
     return np.array(image).reshape(image.height, image.width, channels)
+
+
+def _plain(
+    image: Image.Image, channels: int, size: tuple[int, int] | tuple[()], limit: int
+) -> Image.Image:
+    """Returns an upright, opaque image of 8 bits a channel, in its own size."""
+    _check_pixels(image, size, limit)
+    image, mode = _upright(image), _MODES[channels]
+    is_large = image.width * image.height > _LARGE
+    return _in_strips(image, mode) if is_large else _in_mode(image, mode)
+
+
+def _digest(image: Image.Image) -> bytes:
+    """Returns what tells the pixels of images apart, without holding them."""
+    digest = hashlib.sha256(f"{image.height} {image.width} ".encode())
+    digest.update(image.tobytes())
+    return digest.digest()[:_DIGEST_BYTES]
 
 
 def _check_pixels(
@@ -176,13 +192,43 @@ class Decoder:
         Raises:
           DataError: the image, which the message names, cannot be decoded.
         """
+        return self._of(file, lambda image: to_array(image, **dataclasses.asdict(self)))
+
+    def with_digest(self, file: tuple[str, bytes]) -> tuple[np.ndarray, bytes]:
+        """Returns pixels as `__call__` and a digest of those before it resizes them.
+
+        Raises:
+          DataError: as `__call__`.
+        """
+
+        def read(image: Image.Image) -> tuple[np.ndarray, bytes]:
+            plain = _plain(image, self.channels, self.size, self.max_pixels)
+            return to_array(plain, **dataclasses.asdict(self)), _digest(plain)
+
+        return self._of(file, read)
+
+    def digest(self, file: tuple[str, bytes]) -> tuple[tuple[int, ...], bytes]:
+        """Returns the shape (H, W, channels) of `__call__`, and the digest alone.
+
+        Raises:
+          DataError: as `__call__`.
+        """
+
+        def read(image: Image.Image) -> tuple[tuple[int, ...], bytes]:
+            plain = _plain(image, self.channels, self.size, self.max_pixels)
+            size = self.size or (plain.height, plain.width)
+            return (*size, self.channels), _digest(plain)
+
+        return self._of(file, read)
+
+    def _of(self, file: tuple[str, bytes], read: Callable[[Image.Image], _T]) -> _T:
         name, content = file
         try:
             with formats.open_image(content) as image:
                 is_large = image.width * image.height > _LARGE
                 # Of large ones as many as there are threads would fill memory.
                 with _ONE_LARGE if is_large else contextlib.nullcontext():
-                    return to_array(image, **dataclasses.asdict(self))
+                    return read(image)
         except TooManyPixels as error:
             raise DataError(
                 f"the image {name} cannot be read: {error}",
@@ -196,18 +242,8 @@ class Decoder:
                 f"the image {name} cannot be read: {error}", *UNREADABLE
             ) from error
 
-    def attempt(self, file: tuple[str, Contents]) -> np.ndarray | DataError:
-        """Returns the pixels, or the error that `__call__` would raise."""
-        name, content = file
-        if isinstance(content, DataError):
-            return content
-        try:
-            return self((name, content))
-        except DataError as error:
-            return error
-
     @contextlib.contextmanager
-    def mapping(self) -> Iterator[Callable[..., Iterator[np.ndarray]]]:
+    def mapping(self) -> Iterator[Callable[..., Iterator[Any]]]:
         """Context that gives a `map` for functions that decode one image."""
         with futures.ThreadPoolExecutor() as pool:
             # Threads pay off for large images only, such as those that are resized.
@@ -224,6 +260,7 @@ class Decoded(NamedTuple):
     """Images in memory, and those that could not be read."""
 
     pixels: np.ndarray  # uint8 [N, H, W, channels], of the readable ones
+    digests: list[bytes]  # N, of their pixels before they were resized
     rows: np.ndarray  # int [N], their positions among the files
     failures: list[DataError]
 
@@ -242,29 +279,80 @@ def decode_all(
       DataError: an image that differs in size from the first.
     """
     pixels, first = np.zeros((0, 0, 0, 0), np.uint8), ""
+    digests: list[bytes] = []
     rows: list[int] = []
     failures: list[DataError] = []
-    for row, (name, image) in enumerate(attempts(files, decoder)):
-        if isinstance(image, DataError):
-            failures.append(image)
+    found = attempts(files, decoder, decoder.with_digest)
+    for row, (name, result) in enumerate(found):
+        if isinstance(result, DataError):
+            failures.append(result)
             continue
+        image, digest = result
         if not rows:
             first, pixels = name, _reserve((num_files, *image.shape))
         check_size(name, image.shape, first, pixels.shape[1:])
         pixels[len(rows)] = image
         rows.append(row)
-    return Decoded(pixels[: len(rows)], np.array(rows, np.int64), failures)
+        digests.append(digest)
+    rows_of_files = np.array(rows, np.int64)
+    return Decoded(pixels[: len(rows)], digests, rows_of_files, failures)
+
+
+def digest_all(
+    files: Iterable[tuple[str, Contents]], decoder: Decoder
+) -> tuple[dict[str, bytes], list[DataError]]:
+    """Reads images as `decode_all`, and holds none of their pixels.
+
+    Args:
+      files: as `decode_all` takes them.
+      decoder: of one image.
+
+    Returns:
+      digests of the readable ones, by name; and the failures.
+
+    Raises:
+      DataError: an image that differs in size from the first.
+    """
+    digests: dict[str, bytes] = {}
+    failures: list[DataError] = []
+    first, expected = "", tuple[int, ...]()
+    for name, result in attempts(files, decoder, decoder.digest):
+        if isinstance(result, DataError):
+            failures.append(result)
+            continue
+        shape, digests[name] = result
+        first, expected = first or name, expected or shape
+        check_size(name, shape, first, expected)
+    return digests, failures
 
 
 def attempts(
-    files: Iterable[tuple[str, Contents]], decoder: Decoder
-) -> Iterator[tuple[str, np.ndarray | DataError]]:
-    """Yields the name of each file with its pixels, or with the error of reading it."""
+    files: Iterable[tuple[str, Contents]],
+    decoder: Decoder,
+    read: Callable[[tuple[str, bytes]], _T],
+) -> Iterator[tuple[str, _T | DataError]]:
+    """Yields the name of each file with what `read` returns, or with its error.
+
+    Args:
+      files: names, for messages, and contents, or the errors of reading them.
+      decoder: whose threads are used.
+      read: the decoder, or a method of it that reads one image.
+    """
+
+    def attempt(file: tuple[str, Contents]) -> _T | DataError:
+        name, content = file
+        if isinstance(content, DataError):
+            return content
+        try:
+            return read((name, content))
+        except DataError as error:
+            return error
+
     remaining = iter(files)
     with decoder.mapping() as map_all:
         while chunk := list(_next_chunk(remaining)):
             names = [name for name, _ in chunk]
-            yield from zip(names, map_all(decoder.attempt, chunk), strict=True)
+            yield from zip(names, map_all(attempt, chunk), strict=True)
 
 
 def _next_chunk(

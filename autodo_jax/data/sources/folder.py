@@ -60,7 +60,9 @@ class _Seen:
             yield "kinds", f"{self.num_grey} grey, {self.num_transparent} transparent"
 
 
-def load(data: ml_collections.ConfigDict, seed: int) -> SourceSplits:
+def load(
+    data: ml_collections.ConfigDict, seed: int, *, keep_pixels: bool = True
+) -> SourceSplits:
     """Returns the images of `data.data_dir`, each part in the order of its paths.
 
     `ids` are paths below `data_dir`; classes are numbered in the order of their names.
@@ -70,6 +72,8 @@ def load(data: ml_collections.ConfigDict, seed: int) -> SourceSplits:
     Args:
       data: config.data.
       seed: of the choice of points.
+      keep_pixels: False reads all images once, for what is said of them, and keeps
+        their digests alone: their pixels cannot be asked for, streamed or not.
 
     Raises:
       DataError: a path that does not exist or is not an archive, a part without the
@@ -81,7 +85,8 @@ def load(data: ml_collections.ConfigDict, seed: int) -> SourceSplits:
     seen = _Seen()
     with listing.opened_images(root, data) as (found, files):
         parts = {
-            part: _read(files, part, found, data, seed, seen) for part in found.members
+            part: _read(files, part, found, data, seed, seen, keep_pixels)
+            for part in found.members
         }
     if not data.skip_unreadable:
         decode.refuse(seen.failures, _SKIP)
@@ -97,6 +102,7 @@ def _read(
     data: ml_collections.ConfigDict,
     seed: int,
     seen: _Seen,
+    keep_pixels: bool,
 ) -> Dataset:
     """Returns a part, reduced to as many images as `data` allows."""
     number = {name: label for label, name in enumerate(found.class_names)}
@@ -106,12 +112,13 @@ def _read(
         labels = np.array([label_of[name] for name in names])
         chosen = split.subset(labels, data, f"max_{part}_points", seed=seed)
         names = [names[i] for i in chosen]
-    names, images = _pixels(files, names, data, seen)
+    names, images, digests = _pixels(files, names, data, seen, keep_pixels)
     return Dataset(
         images=images,
         labels=np.array([label_of[name] for name in names], np.int32),
         ids=np.array(names, dtype=str),
         class_names=found.class_names,
+        digests=None if digests is None else np.array(digests, object),
     )
 
 
@@ -120,34 +127,36 @@ def _pixels(
     names: list[str],
     data: ml_collections.ConfigDict,
     seen: _Seen,
-) -> tuple[list[str], np.ndarray | lazy.LazyImages]:
-    """Returns names and images, decoded now, or when asked for if streamed."""
-    decoder = decode.decoder(data)
-    if data.stream:
-        if data.skip_unreadable:
-            names = _readable(files, names, decoder, seen)
-        if not names:
-            raise DataError("none of the images of a part can be read")
-        handles = [files.entries[name] for name in names]
-        source = lazy.Files(files.root, names, handles, files.read)
-        return names, lazy.LazyImages.of(source, decoder)
+    keep_pixels: bool,
+) -> tuple[list[str], np.ndarray | lazy.LazyImages, list[bytes] | None]:
+    """Returns names, images (decoded now, or later if streamed), and digests."""
+    decoder, digests = decode.decoder(data), None
+    if keep_pixels and not data.stream:
+        return _decoded(files, names, decoder, seen)
+    if data.skip_unreadable or not keep_pixels:
+        found, failures = decode.digest_all(seen.of(files.pick(names)), decoder)
+        seen.failures += failures
+        names = sorted(found)
+        digests = [found[name] for name in names]
+    if not names:
+        if not data.skip_unreadable:
+            decode.refuse(seen.failures, _SKIP)
+        raise DataError("none of the images of a part can be read")
+    handles = [files.entries[name] for name in names]
+    source = lazy.Files(files.root, names, handles, files.read)
+    return names, lazy.LazyImages.of(source, decoder), digests
+
+
+def _decoded(
+    files: opened.Files, names: list[str], decoder: decode.Decoder, seen: _Seen
+) -> tuple[list[str], np.ndarray, list[bytes]]:
     wanted = set(names)
     order = [name for name in files.entries if name in wanted]
     decoded = decode.decode_all(seen.of(files.pick(names)), len(order), decoder)
     seen.failures += decoded.failures
     order = [order[row] for row in decoded.rows]
     if order == sorted(order):  # Sorting copies all pixels, so it is avoided.
-        return order, decoded.pixels
-    return sorted(order), decoded.pixels[np.argsort(order)]
-
-
-def _readable(
-    files: opened.Files, names: list[str], decoder: decode.Decoder, seen: _Seen
-) -> list[str]:
-    found = []
-    for name, image in decode.attempts(seen.of(files.pick(names)), decoder):
-        if isinstance(image, DataError):
-            seen.failures.append(image)
-        else:
-            found.append(name)
-    return sorted(found)
+        return order, decoded.pixels, decoded.digests
+    rows = np.argsort(order)
+    digests = [decoded.digests[row] for row in rows]
+    return sorted(order), decoded.pixels[rows], digests

@@ -12,6 +12,8 @@ from autodo_jax.errors import DataError
 
 
 class Layout(NamedTuple):
+    """The folders of an image folder that are its parts."""
+
     prefix: str  # of the common folder: "" or with a final slash
     parts: dict[str, str]  # folder -> part; empty where there are none
 

@@ -44,7 +44,7 @@ class _Found:
     unlabelled: dict[str, str]  # path -> its part
     folders: dict[str, set[str]]  # part -> its classes, those without images too
     others: collections.Counter  # files that are not images, by suffix
-    beside: list[str]  # images in folders that are no part
+    beside: list[str]  # images in folders that are not a part
 
 
 @contextlib.contextmanager
@@ -81,7 +81,7 @@ def _listing(files: opened.Files, data: ml_collections.ConfigDict) -> Listing:
     if found.others:
         kinds = ", ".join(f"{n} {kind}" for kind, n in found.others.most_common())
         notes.append(
-            ("left out", f"{found.others.total()} files that are no images: {kinds}")
+            ("left out", f"{found.others.total()} files that are not images: {kinds}")
         )
     members = {part: found.members[part] for part in FOLDERS if found.members.get(part)}
     if "train" not in members:

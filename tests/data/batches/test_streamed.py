@@ -158,11 +158,11 @@ def test_phases_in_the_order_of_the_plan_open_the_readers_once(parts, monkeypatc
 
 
 @pytest.mark.parametrize("number", [1, 3, 4, -1])
-@pytest.mark.parametrize("start", [0, 1, "last", "behind"])
+@pytest.mark.parametrize("start", [0, 1, "last", "past"])
 def test_a_run_starts_anywhere(root, truth, number, start):
     (phase, epoch), *following = all_phases()[number:]
     length = PLAN.length(phase)
-    start = {"last": length - 1, "behind": length}.get(start, start)
+    start = {"last": length - 1, "past": length}.get(start, start)
     feed = create(load(root))
     found = list(feed.batches(phase, epoch, start))
     if start < length:
@@ -243,7 +243,7 @@ def test_few_batches_lie_ready(root):
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_worker_processes_read_the_same(root, truth, num_workers):
     feed = create(load(root), num_workers=num_workers)
-    # Kept until the readers are gone: worker processes lend their memory.
+    # Kept until the readers are gone: their memory is that of worker processes.
     found = take_all(feed, all_phases())
     del feed
     for batches, phase in zip(found, all_phases(), strict=True):

@@ -20,7 +20,7 @@ def pixels(rng):
 
 
 def reopened(image, file_format="PNG", **options):
-    """The image as a file opened anew, not yet decoded."""
+    """The image as a file opened again, not yet decoded."""
     file = io.BytesIO()
     image.save(file, file_format, **options)
     return Image.open(file)

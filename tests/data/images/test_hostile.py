@@ -224,7 +224,8 @@ def test_few_contents_are_in_memory_at_once(monkeypatch):
             held.append(i)
             yield str(i), bytes(400)
 
-    for number, _ in enumerate(decode.attempts(files(), decode.Decoder(channels=3))):
+    decoder = decode.Decoder(channels=3)
+    for number, _ in enumerate(decode.attempts(files(), decoder, decoder)):
         assert len(held) <= 3 * (number // 3 + 1)
     assert len(held) == 20
 

@@ -1,4 +1,4 @@
-"""Labels and ids of prepared data, kept beside them: used, made anew, done without."""
+"""Labels and ids of prepared data, kept beside them: used, made again, done without."""
 
 import os
 

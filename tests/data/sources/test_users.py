@@ -1,4 +1,4 @@
-"""Folders as users have them: read, or refused by name, and never in part in silence.
+"""Folders as users have them: read, or refused by name, and never silently in part.
 
 The kinds are those of public reports about tools like this one.
 """
@@ -34,11 +34,11 @@ def noted(parts, subject):
     return "; ".join(text for name, text in parts.train.notes if name == subject)
 
 
-def run(data_dir, **changed):
+def run(data_dir, look=run_data.load, **changed):
     """The data of a run, split and described."""
     config = default_config()
     config.data = fields(data_dir, source="folder", std=(1.0,) * 3, **changed)
-    return run_data.load(config)
+    return look(config)
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_every_other_file_is_counted_by_suffix(root):
     parts = load(root)
     assert sizes(parts) == [6, 6, 6]
     said = noted(parts, "left out")
-    assert said.startswith("6 files that are no images: 2 .heic, ")
+    assert said.startswith("6 files that are not images: 2 .heic, ")
     for kind in ("1 .txt", "1 without suffix", "1 .mp4", "1 .db"):
         assert kind in said
 
@@ -227,7 +227,7 @@ METADATA = {
 
 
 @pytest.mark.parametrize("kind", sorted(METADATA))
-@pytest.mark.parametrize("place", [33, -12])  # behind the header, and before the end
+@pytest.mark.parametrize("place", [33, -12])  # after the header, and before the end
 def test_metadata_are_not_pixels(root, kind, place):
     path = root / "train/cat/0.png"
     expected = np.asarray(Image.open(path))
@@ -306,6 +306,52 @@ def test_the_same_pixels_in_two_parts_are_refused(root, source, target, expected
     assert f"{target}/x.bmp as {source}/1.png" in str(raised.value)
     allowed = run(root, allow_overlap=True)
     assert any(expected.split("of")[0] in text for _, text in allowed.summary.rows)
+
+
+def test_streamed_images_that_were_read_once_are_compared_too(root):
+    Image.open(root / "train/cat/1.png").save(root / "val/cat/x.bmp")
+    with pytest.raises(DataError, match="1 of 7 validation images are in the train"):
+        run(root, stream=True, skip_unreadable=True)
+
+
+def test_images_are_compared_before_they_are_resized(root):
+    image = Image.open(root / "train/cat/1.png")
+    larger = (3 * image.width, 3 * image.height)
+    image.resize(larger, Image.Resampling.NEAREST).save(root / "val/cat/x.png")
+    run(root, image_size=(1, 1))  # to which both come out nearly the same
+    image.save(root / "val/cat/y.png")
+    with pytest.raises(DataError, match=r"val/cat/y\.png as train/cat/1\.png"):
+        run(root, image_size=(1, 1))
+
+
+@pytest.mark.parametrize("changed", [{}, {"image_size": (8, 8)}, {"stream": True}])
+@pytest.mark.parametrize("pack", [False, True])
+def test_looking_says_the_same_and_holds_no_pixels(root, tmp_path, changed, pack):
+    for name in ("a", "b"):
+        Image.open(root / "train/cat/0.png").save(root / f"train/dog/{name}.png")
+    if pack:
+        root = shutil.make_archive(
+            str(tmp_path / "packed"), "zip" if "stream" in changed else "xztar", root
+        )
+    looked = run(root, run_data.describe, **changed)
+    expected = run(root, **{**changed, "stream": False})
+    assert looked.summary == expected.summary and len(looked.summary.conflicts) == 2
+    for part, other in zip(looked.splits, expected.splits, strict=True):
+        np.testing.assert_array_equal(part.ids, other.ids)
+        assert not isinstance(part.images, np.ndarray)
+        assert part.images.shape == other.images.shape
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_looking_names_the_unreadable(root, skip):
+    for name in ("x", "y"):
+        (root / f"train/cat/{name}.png").write_bytes(b"")
+    if not skip:
+        with pytest.raises(DataError, match="2 images cannot be read"):
+            run(root, run_data.describe)
+        return
+    rows = run(root, run_data.describe, skip_unreadable=True).summary.rows
+    assert "2 unreadable" in dict(rows)["left out"]
 
 
 def test_a_test_set_that_is_the_validation_set_is_refused(root):

@@ -1,0 +1,1 @@
+"""The program `autodo`, and the experiment files that the package brings."""

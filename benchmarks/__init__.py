@@ -1,0 +1,1 @@
+"""Measurements of speed and of results; README.md says how to run them."""

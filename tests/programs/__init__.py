@@ -1,0 +1,1 @@
+"""Tests of `autodo_jax.programs`."""
