@@ -17,8 +17,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from autodo_jax import models, objective
-from autodo_jax.command_line import run_flags
+from autodo_jax import command_line, models, objective
 from autodo_jax.config import default_config, use_pretrained
 from autodo_jax.data import checks
 from autodo_jax.data.dataset import Dataset
@@ -92,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config.data.source = "folder"
         use_pretrained(config)
         config.data.data_dir = str(arguments.path)
-        arrays = embed(run_flags.with_fields(config, fields), _say)
+        arrays = embed(command_line.with_fields(config, fields), _say)
         to_file: Any = arrays
         files.write(arguments.to, lambda file: np.savez(file, **to_file))
     except (UsageError, ValueError, OSError) as error:
