@@ -55,7 +55,9 @@ def write(path: str | None, **results: Any) -> None:
         "peers": {name: metadata.version(name) for name in _PEERS if _has(name)},
         **results,
     }
-    pathlib.Path(path).write_text(json.dumps(record, indent=1) + "\n")
+    new = pathlib.Path(f"{path}.new")  # Those of before are whole until then.
+    new.write_text(json.dumps(record, indent=1) + "\n")
+    new.replace(path)
 
 
 def in_turns(

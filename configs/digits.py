@@ -9,7 +9,7 @@ or so of each digit. The train set is distorted: digits 5 to 9 are ten times rar
 paper's protocol is `--config.task.joined_epochs=0`.
 """
 
-from autodo_jax.config import apply_method, default_config, has_hyperparams
+from autodo_jax.config import apply_method, default_config
 
 
 def get_config(method: str = ""):
@@ -33,7 +33,5 @@ def get_config(method: str = ""):
     config.model.name = "small_cnn"
 
     config.hyper.start_epoch = 30
-    apply_method(config, method)
-    if has_hyperparams(config.hyper):
-        config.task.joined_epochs = 2 / 3
+    apply_method(config, method, joined_epochs=2 / 3)
     return config

@@ -21,6 +21,7 @@ def workdir(tmp_path_factory):
     """What a run would leave that has found out each label."""
     folder = tmp_path_factory.mktemp("run")
     config = digits.get_config()
+    config.data.validation_size = 0.3
     points = run_data.load(config)
     (folder / "config.json").write_text(config.to_json_best_effort())
     train = points.splits.train

@@ -10,6 +10,7 @@ from autodo_jax.config.fields import (
     to_json,
 )
 from autodo_jax.config.methods import (
+    CHOSEN_BY_METHOD,
     METHOD_FIELDS,
     METHODS,
     RIVALS,
@@ -21,6 +22,7 @@ from autodo_jax.config.rules import CHOICES, check_fields, method_of, validate
 
 __all__ = [
     "CHOICES",
+    "CHOSEN_BY_METHOD",
     "MAY_CHANGE",
     "METHODS",
     "METHOD_FIELDS",

@@ -44,6 +44,9 @@ METHODS = {
 }
 
 
+# Fields whose values a configuration may choose by the method.
+CHOSEN_BY_METHOD = ("augment.num_ops", "task.joined_epochs")
+
 RIVALS = ("clean_only", "joined")  # methods that only learn from the clean set too
 
 # Operations that the policies which draw them give each image.
@@ -55,13 +58,16 @@ def apply_method(
     method: str | None,
     *,
     num_ops: Mapping[str, int] | None = None,
+    joined_epochs: float | None = None,
 ) -> None:
     """Sets the fields of a row of the paper's tables; None or "": `autodo`.
 
     Args:
-      config: its METHOD_FIELDS, `method` and `augment.num_ops` are set.
+      config: its METHOD_FIELDS, `method` and CHOSEN_BY_METHOD are set.
       method: a key of METHODS.
       num_ops: `augment.num_ops` by policy, where it is not the usual number.
+      joined_epochs: `task.joined_epochs` of methods that have Lambda, 0 for others;
+        None: as it is.
 
     Raises:
       ConfigError: an unknown method.
@@ -78,6 +84,9 @@ def apply_method(
     config.augment.num_ops = (_NUM_OPS | dict(num_ops or {})).get(
         config.augment.policy, 0
     )
+    if joined_epochs is not None:
+        learns = has_hyperparams(METHODS[method])
+        config.task.joined_epochs = joined_epochs if learns else 0.0
 
 
 def has_hyperparams(hyper: ml_collections.ConfigDict | Method) -> bool:

@@ -150,7 +150,7 @@ def _usual_values(runs: Sequence[Run]) -> dict[tuple, Any]:
 def _group(run: Run, name: str) -> tuple[str, ...]:
     """Returns the data set and, for a field that the method sets, the method."""
     result = _result(run)
-    is_methods = name == "augment.num_ops"
+    is_methods = name in config_lib.CHOSEN_BY_METHOD
     return (result["dataset"], *([result["method"]] if is_methods else []))
 
 

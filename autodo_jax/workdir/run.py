@@ -194,7 +194,11 @@ def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
 
 
 def _without_method(config: Mapping[str, Any]) -> dict[str, Any]:
-    set_by_method = {*config_lib.METHOD_FIELDS, "augment.num_ops", "method"}
+    set_by_method = {
+        *config_lib.METHOD_FIELDS,
+        *config_lib.CHOSEN_BY_METHOD,
+        "method",
+    }
     return {
         name: value
         for name, value in _compared(config).items()

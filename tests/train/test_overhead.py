@@ -63,6 +63,7 @@ def test_epochs_compile_nothing_and_fetch_once_an_interval(
     steps_per_dispatch, tmp_path, monkeypatch, counts
 ):
     config = digits.get_config("autodo")
+    config.data.validation_size, config.task.joined_epochs = 0.3, 0
     config.epochs, config.hyper.start_epoch = 5, 1
     config.batch_size, config.num_devices = 8, 1
     config.steps_per_dispatch = steps_per_dispatch

@@ -99,3 +99,15 @@ def test_a_report_is_old_when_what_it_shows_is_newer(tmp_path):
         assert not view.has_report()
         os.utime(workdir / name, (1, 1))
     assert view.has_report()
+
+
+def test_rivals_need_not_have_what_only_a_learning_method_has(tmp_path):
+    learned = write(tmp_path / "learned", digits.get_config())
+    for method in ("joined", "baseline"):
+        config = digits.get_config(method)
+        assert config.task.joined_epochs == 0 < digits.get_config().task.joined_epochs
+        write(tmp_path / method, config, method=method)
+    rivals = run.read(learned).rivals()
+    assert {name: found.path.name for name, found in rivals.items()} == {
+        "joined": "joined"
+    }
