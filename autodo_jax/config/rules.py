@@ -249,7 +249,7 @@ def _check_guard(config: ml_collections.ConfigDict) -> None:
     """Refuses a guard without a clean set of its own, and phases that do not fit."""
     joined, guard = config.task.joined_epochs, config.guard
     for name, value in (
-        ("task.joined_epochs", joined),
+        ("task.joined_epochs", joined >= 1 and joined),
         ("guard.folds", guard.folds),
     ):
         if value and config.data.outer_set != "validation":

@@ -106,7 +106,7 @@ def test_fields(field, expected, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("field", "expected"),
     [
-        ("batch_size=100000", "pass --config.batch_size=519 or less"),
+        ("batch_size=100000", "pass --config.batch_size=709 or less"),
         ("num_devices=3", "3 devices cannot share equally; pass --config.batch_size="),
         ("num_devices=9", "config.num_devices is 9, but there are 8 devices"),
         (

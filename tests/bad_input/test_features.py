@@ -56,8 +56,8 @@ def test_features(changed, expected, tmp_path, capfd):
         ([CONFIG, "--config.model.name=small_cnn"], "one of linear, hidden_layer"),
         ([CONFIG, "--config.hyper.symmetric_kl=True"], "hyper.symmetric_kl is True"),
         ([CONFIG, "--config.guard.folds=1"], "0, or a number >= 2"),
-        ([CONFIG, "--config.num_devices=2"], "runs on one device"),
-        (["--config=configs/digits.py", "--config.model.name=linear"], "are solved"),
+        ([CONFIG, "--config.num_devices=2"], "on one device"),
+        (["--config=configs/digits.py", "--config.model.name=linear"], "is solved"),
     ],
 )
 def test_fields(flags, expected, tmp_path, capfd):

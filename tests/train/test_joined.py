@@ -7,6 +7,7 @@ import pytest
 
 from autodo_jax import config as config_lib
 from autodo_jax.errors import ConfigError
+from configs import digits
 from tests.train.prepared import prepare, run, tiny_config
 
 
@@ -60,11 +61,22 @@ def test_lambda_is_that_of_the_epochs_before(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "epochs", "start", "expected"),
-    [(0, 120, 30, 0), (30, 120, 30, 30), (2 / 3, 120, 30, 60), (0.5, 3, 2, 0)],
+    [
+        *((0, 120, 30, 0), (30, 120, 30, 30), (2 / 3, 120, 30, 60), (0.5, 3, 2, 0)),
+        *((2 / 3, 2, 1, 0), (0.99, 4, 1, 2)),
+    ],
 )
 def test_a_share_is_one_of_the_epochs_of_the_outer_loop(value, epochs, start, expected):
     config = tiny_config("autodo_s", epochs)
     config.hyper.start_epoch, config.task.joined_epochs = start, value
+    assert config_lib.joined_epochs(config) == expected
+
+
+@pytest.mark.parametrize(("outer_set", "expected"), [("validation", 60), ("test", 0)])
+def test_a_share_is_of_none_without_a_clean_set(outer_set, expected):
+    config = digits.get_config("autodo_s")
+    config.data.outer_set = outer_set
+    config_lib.validate(config)
     assert config_lib.joined_epochs(config) == expected
 
 
