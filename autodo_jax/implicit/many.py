@@ -40,7 +40,8 @@ def hypergrads(
       >>> inner = lambda w, lam: 0.5 * jnp.sum((w - lam) ** 2)  # minimum at w = lam
       >>> outer = lambda w, lam: w**2  # a loss for each element
       >>> lam = jnp.array([3.0, -1.0])
-      >>> hypergrads(inner, outer, lam, lam, solver=solvers.dense()).tolist()
+      >>> rows = hypergrads(inner, outer, lam, lam, solver=solvers.dense())
+      >>> rows.round(3).tolist()
       [[6.0, 0.0], [0.0, -2.0]]
     """
     return value_and_hypergrads(inner_loss, outer_losses, params, hparams, **options)[1]
