@@ -8,7 +8,6 @@ for each part that PATH has, train, validation and test, PART_features [N, D] fl
 PART_labels and PART_ids, and class_names.
 """
 
-import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -17,13 +16,13 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from autodo_jax import models, objective
-from autodo_jax.command_line import run_flags
+from autodo_jax import command_line, models, objective
 from autodo_jax.config import default_config, use_pretrained
 from autodo_jax.data import checks
 from autodo_jax.data.dataset import Dataset
 from autodo_jax.data.sources import folder
 from autodo_jax.errors import (
+    ArgumentParser,
     ConfigError,
     UsageError,
     WorkdirError,
@@ -35,13 +34,17 @@ from autodo_jax.workdir import files
 
 
 def embed(
-    config: ml_collections.ConfigDict, say: features.Say = lambda text: None
+    config: ml_collections.ConfigDict,
+    say: features.Say = lambda text: None,
+    *,
+    workdir: pathlib.Path | None = None,
 ) -> dict[str, np.ndarray]:
     """Returns the arrays of the file, by their names.
 
     Args:
       config: validated, of a network with weights and of a folder.
       say: is told how far it is, in a line.
+      workdir: of a run, whose features are taken and kept; None: all are computed.
 
     Raises:
       ConfigError: no weights, or weights that do not fit the network.
@@ -51,6 +54,7 @@ def embed(
         raise ConfigError(
             "config.model has no weights for an encoder that is frozen",
             "pass <config.model.weights=FILE.safetensors>",
+            "leave out <config.model.frozen_encoder>",
         )
     parts = folder.load(config.data, config.seed)
     checks.check(parts, channels=len(config.data.mean))
@@ -58,10 +62,11 @@ def embed(
     given = models.initial_variables(config.model, len(class_names))
     losses = objective.create(config, models.create(config.model, len(class_names)))
     encoder = features.Encoder(config, losses, given["batch_stats"]["encoder"])
+    store = features.open_store(workdir, encoder)
     arrays: dict[str, np.ndarray] = {"class_names": np.array(class_names)}
     for name, part in parts._asdict().items():
         if part is not None and len(part.labels):
-            arrays |= _arrays(name, part, encoder.of(part, say=say))
+            arrays |= _arrays(name, part, encoder.of(part, store, say))
     return arrays
 
 
@@ -75,7 +80,7 @@ def _arrays(name: str, part: Dataset, found: np.ndarray) -> dict[str, np.ndarray
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m autodo_jax.embed",
         description="Writes features of images by a pretrained network.",
         epilog="Fields of configs/photos.py are set by --config.FIELD=VALUE.",
@@ -92,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config.data.source = "folder"
         use_pretrained(config)
         config.data.data_dir = str(arguments.path)
-        arrays = embed(run_flags.with_fields(config, fields), _say)
+        arrays = embed(command_line.with_fields(config, fields), _say)
         to_file: Any = arrays
         files.write(arguments.to, lambda file: np.savez(file, **to_file))
     except (UsageError, ValueError, OSError) as error:
