@@ -54,11 +54,9 @@ MUTANTS = {
     "no direct term": Mutant(
         "P1b",
         "gradient.py",
-        {"optax.tree.sub(direct,": "optax.tree.sub(optax.tree.zeros_like(direct),"},
+        {"tree.add_scaled(direct,": "tree.add_scaled(tree.scale(0, direct),"},
     ),
-    "wrong sign": Mutant(
-        "P1b", "gradient.py", {"optax.tree.sub(direct,": "optax.tree.add(direct,"}
-    ),
+    "wrong sign": Mutant("P1b", "gradient.py", {"direct, -b_norm": "direct, b_norm"}),
     "the identity for the Hessian": Mutant(
         "P4",
         "gradient.py",
@@ -68,8 +66,8 @@ MUTANTS = {
         "P4",
         "krylov.py",
         {
-            "p = tree.add_scaled(z, new_rz / _nonzero(rz)": "p = tree.add_scaled("
-            "state.r, new_rz / _nonzero(rz)"
+            "p = tree.add_scaled(z, new_rz / tree.nonzero(rz)": "p = tree.add_scaled("
+            "state.r, new_rz / tree.nonzero(rz)"
         },
     ),
     "a residual step of ten": Mutant(
@@ -107,7 +105,8 @@ MUTANTS = {
         "P9",
         "loops.py",
         {
-            "fori_loop(0, num_times, body": "fori_loop(1, num_times, body",
+            "fori_loop(0, num_times, body, state)\n    for": "fori_loop("
+            "1, num_times, body, state)\n    for",
         },
     ),
     "one product too many": Mutant(
@@ -126,12 +125,12 @@ MUTANTS = {
     "the warm start is not subtracted": Mutant(
         "P12",
         "adjoint.py",
-        {"rhs = tree.select(helps, rhs, b)": "rhs = b"},
+        {"rhs = tree.select(helps, residual, unit_b)": "rhs = unit_b"},
     ),
     "the warm start is not used": Mutant(
         "P12",
         "adjoint.py",
-        {"x = tree.scale(rhs_norm,": "x0 = None; x = tree.scale(rhs_norm,"},
+        {"x = tree.cast_like(": "x0 = None; x = tree.cast_like("},
     ),
     "the same batch for each product": Mutant(
         "batches",
@@ -150,8 +149,8 @@ MUTANTS = {
     ),
     "a right-hand side that underflows": Mutant(
         "tiny",
-        "adjoint.py",
-        {"unit, rhs_norm = tree.normalize(rhs)": "unit, rhs_norm = rhs, 1.0"},
+        "gradient.py",
+        {"unit_b, b_norm = tree.normalize(b)": "unit_b, b_norm = b, jnp.ones(())"},
     ),
 }
 
