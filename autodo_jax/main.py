@@ -21,9 +21,11 @@ import ml_collections
 import platformdirs
 
 from autodo_jax import command_line, errors, processes
+from autodo_jax import config as config_lib
 from autodo_jax.train import loop
 from autodo_jax.train.progress import EpochProgress
 from autodo_jax.train.setup import Summary, check, prepare
+from autodo_jax.version import __version__
 from autodo_jax.workdir import files, folder
 from autodo_jax.workdir.run import read
 
@@ -37,6 +39,11 @@ _USAGE_ERRORS = (
     errors.RunFilesError,
 )
 _RUN_ERRORS = (errors.RunError, errors.LostPeerError, FloatingPointError, OSError)
+# Fields that may differ between the processes of a run.
+_OF_A_MACHINE = {
+    *("data.data_dir", "data.labels", "data.corrections", "data.num_workers"),
+    "profile",
+}
 _CACHE_BYTES = 2**30  # Programs that were not used for longest are removed.
 
 
@@ -59,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
         status = _fail(error, _USAGE, with_traceback=options.with_traceback)
     except _RUN_ERRORS as error:
         status = _fail(error, _FAILED, with_traceback=options.with_traceback)
-    if jax.process_count() > 1:
+    if processes.are_several():
         processes.exit_without_peers(status)
     return status
 
@@ -78,6 +85,7 @@ def _run(options: command_line.Options) -> int:
         # It may have been stopped when all but the report was written.
         return 0 if read(workdir).has_report() or _report(workdir) else _FAILED
     processes.start(options.cluster)
+    _agree(config)
     if options.compilation_cache:
         enable_compilation_cache()
     with contextlib.ExitStack() as stack:
@@ -93,6 +101,18 @@ def _run(options: command_line.Options) -> int:
     return 0
 
 
+def _agree(config: ml_collections.ConfigDict) -> None:
+    """Raises RunError in all processes of a run where they do not fit together."""
+    fields = {
+        f"config.{name}": value
+        for name, value in config_lib.to_fields(config).items()
+        if name not in _OF_A_MACHINE
+    }
+    versions = {"jax": jax.__version__, "autodo_jax": __version__}
+    processes.agree("configuration", versions | fields)
+    processes.agree("devices", {"number of devices": jax.local_device_count()})
+
+
 def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
     show = "bar" if sys.stderr.isatty() else "lines"
     if processes.is_first():
@@ -105,6 +125,7 @@ def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
         show = "nothing"
     say = print if processes.is_first() else lambda text: None
     setup, state = prepare(config, workdir=workdir, say=say)
+    processes.agree("data", {"data": setup.data.fingerprint()})
     progress = EpochProgress(
         config.epochs, show, errors.for_command_line, setup.plan.start_epoch
     )

@@ -5,22 +5,26 @@ first writes files and reports, and a folder that all of them see holds the chec
 """
 
 import contextlib
+import json
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import jax
+from jax._src import distributed  # JAX has no other way to the store of a run.
 from jax.experimental import multihost_utils
 
 from autodo_jax._typing import PyTree
-from autodo_jax.errors import LostPeerError, UsageError
+from autodo_jax.errors import LostPeerError, RunError, UsageError
 
 # Seconds. A process that has died is noticed after the heartbeat's.
 _START_TIMEOUT, _HEARTBEAT_TIMEOUT = 300, 60
+# Seconds between two signs of life of a process, and without one until it is named.
+_BEAT, _SILENCE = 5, 30
 _SAME_SIGNAL = 1.0  # seconds within which signals are one
 
 
@@ -70,6 +74,58 @@ def start(cluster: Cluster) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"the processes cannot start together: {reason}") from error
+
+
+def agree(name: str, values: Mapping[str, Any]) -> None:
+    """Returns when all processes have the same values; nothing to do for one.
+
+    No device is used for it: programs that do not fit together wait for ever.
+
+    Args:
+      name: of the place, each of its own.
+      values: what has to be the same, as JSON holds it; their names are for messages.
+
+    Raises:
+      RunError: in all processes, names the values that differ.
+      LostPeerError: a process does not answer.
+    """
+    state = distributed.global_state
+    if state.client is None:
+        return
+    key, timeout = f"autodo_jax/{name}", 1000 * _START_TIMEOUT
+    given = json.loads(json.dumps(values))
+    try:
+        state.client.key_value_set(f"{key}/{state.process_id}", json.dumps(given))
+        if state.process_id == 0:
+            verdict = ""
+            for number in range(1, state.num_processes):
+                text = state.client.blocking_key_value_get(f"{key}/{number}", timeout)
+                verdict = verdict or _difference(given, json.loads(text), number)
+            state.client.key_value_set(f"{key}/verdict", f"={verdict}")
+        verdict = state.client.blocking_key_value_get(f"{key}/verdict", timeout)[1:]
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise LostPeerError(
+            f"the processes cannot compare their {name} ({reason})", "repeat <again>"
+        ) from error
+    if verdict:
+        raise RunError(verdict, "start all processes alike")
+
+
+def _difference(first: Mapping, other: Mapping, number: int) -> str:
+    differing = [
+        f"{name} {str(other.get(name))[:60]} (process 0: {str(first.get(name))[:60]})"
+        for name in sorted(first.keys() | other.keys())
+        if first.get(name) != other.get(name)
+    ]
+    more = f" and {len(differing) - 5} others" * (len(differing) > 5)
+    listed = ", ".join(differing[:5])
+    return f"process {number} has another {listed}{more}" if differing else ""
+
+
+def are_several() -> bool:
+    """True in a run of several processes, also before devices are looked for."""
+    return distributed.global_state.client is not None
 
 
 def is_first() -> bool:
@@ -146,8 +202,51 @@ def stop_requests() -> Iterator[Callable[[int], int]]:
         restore()
 
 
+class _Pulse:
+    """Signs of life that the processes of a run give each other."""
+
+    def __init__(self) -> None:
+        self._state: Any = distributed.global_state
+        self._seen: dict[int, tuple[str, float]] = {}  # process -> sign, when it came
+        self._answered = time.monotonic()
+        self.is_over = False
+        if self._state.client is not None:
+            threading.Thread(target=self._beat, daemon=True).start()
+
+    def silent(self) -> int | None:
+        """Returns a process that has not been heard of for too long; None without."""
+        now = time.monotonic()
+        if self._state.client is None or self.is_over:
+            return None
+        if now - self._answered > _SILENCE:  # The first process has the store.
+            return 0
+        quiet = (n for n, (_, at) in self._seen.items() if now - at > _SILENCE)
+        return next(quiet, None)
+
+    def _beat(self) -> None:
+        number = 0
+        while not self.is_over:
+            before, number = time.monotonic(), number + 1
+            key = f"autodo_jax/pulse/{self._state.process_id}"
+            with contextlib.suppress(Exception):  # What is wrong is said elsewhere.
+                client = self._state.client
+                client.key_value_set(key, str(number), allow_overwrite=True)
+                signs = client.key_value_dir_get("autodo_jax/pulse/")
+                now = self._answered = time.monotonic()
+                was_stopped = now - before > _SILENCE  # this process itself
+                for name, sign in signs:
+                    process = int(name.rpartition("/")[2])
+                    if was_stopped or self._seen.get(process, ("", 0))[0] != sign:
+                        self._seen[process] = sign, now
+            time.sleep(_BEAT)
+
+
 class Watchdog:
-    """Context that reports on stderr when no step has ended for a while."""
+    """Context that reports on stderr when no step has ended for a while.
+
+    It ends the process where another one of the run has not been heard of for half a
+    minute, as one that is stopped: what waits for it would wait for ever.
+    """
 
     def __init__(self, seconds: float):
         """Args: the seconds until it reports, and again; 0 for never."""
@@ -158,11 +257,14 @@ class Watchdog:
 
     def __enter__(self) -> "Watchdog":
         if self._seconds:
+            self._pulse = _Pulse()
             self._thread.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
         self._done.set()
+        if self._seconds:
+            self._pulse.is_over = True
 
     def step_ended(self) -> None:
         """Starts the time again; called after each step."""
@@ -170,7 +272,17 @@ class Watchdog:
 
     def _watch(self) -> None:
         reported = self._last
-        while not self._done.wait(min(self._seconds / 4, 10)):
+        while not self._done.wait(min(self._seconds / 4, _BEAT)):
+            silent = self._pulse.silent()
+            if silent is not None:
+                print(
+                    f"autodo_jax: process {jax.process_index()} has not heard of "
+                    f"process {silent} for {_SILENCE} s: it is stopped, or its machine "
+                    "is; the same command continues from the last checkpoint",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                exit_without_peers(1)
             idle = time.monotonic() - max(self._last, reported)
             if idle >= self._seconds:
                 reported = time.monotonic()
@@ -206,7 +318,7 @@ def lost_peer_errors() -> Iterator[None]:
 
 def exit_without_peers(status: int) -> NoReturn:
     """Ends this process without waiting for the others, which may be gone."""
-    if is_first():
+    if distributed.global_state.process_id == 0:
         # With it ends the service that aborts the others: let them print first.
         time.sleep(1)
     sys.stdout.flush()

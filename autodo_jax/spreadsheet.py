@@ -4,12 +4,18 @@ import codecs
 import csv
 import io
 import pathlib
+import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from autodo_jax.disk import regular
 
 MAX_BYTES = 2**28  # larger ones may be crafted to fill memory
+_MAX_COLUMNS, _MAX_CELLS = 4096, 2**25
 _DELIMITERS = ",;\t"
+# Apostrophes before it are texts of a user's, or were written by `cell`.
+_FORMULA = re.compile("'*[-=+@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", re.ASCII)
 
 
 class Table(NamedTuple):
@@ -28,18 +34,51 @@ class Table(NamedTuple):
         cells = self.columns[name]
         if self.has_decimal_commas:
             cells = [cell.replace(",", ".") for cell in cells]
-        return [float(cell) for cell in cells]
+        return [_number(name, row, cell) for row, cell in enumerate(cells, 1)]
 
 
-def read_table(path: pathlib.Path) -> Table:
+def _number(name: str, row: int, cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError as error:
+        raise ValueError(
+            f"row {row}: {name} is {cell[:60]!r}, expected a number"
+        ) from error
+
+
+def read_table(path: pathlib.Path, *, escaped: bool = False) -> Table:
     """Returns a table: UTF-8 or UTF-16, its cells apart by comma, semicolon or tab.
+
+    Args:
+      path: of the table.
+      escaped: its cells are as `cell` returns them.
 
     Raises:
       OSError: the file cannot be read, or is none.
       ValueError: it is too large, is not text, has no header, names a column twice, or
         has a line with more cells than the header.
     """
-    return parse_table(regular.read(path, MAX_BYTES))
+    table = parse_table(regular.read(path, MAX_BYTES))
+    if not escaped:
+        return table
+    columns = {
+        name: [_unescaped(each) for each in cells]
+        for name, cells in table.columns.items()
+    }
+    return table._replace(columns=columns)
+
+
+def cell(text: str) -> str:
+    """Returns a text for a cell, which no spreadsheet takes for a formula.
+
+    Where it begins like one, an apostrophe comes first. Numbers stay as they are.
+    """
+    is_formula = _FORMULA.match(text) and not _NUMBER.fullmatch(text)
+    return f"'{text}" if is_formula else text
+
+
+def _unescaped(text: str) -> str:
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def parse_table(content: bytes) -> Table:
@@ -52,8 +91,7 @@ def parse_table(content: bytes) -> Table:
     if first.lower().startswith("sep="):  # Excel says so.
         delimiter, text = first[4:5], rest
     try:
-        lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        rows = [row for row in lines if any(row)]
+        rows = _bounded(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
     except csv.Error as error:
         raise ValueError(str(error)) from error
     if not rows:
@@ -72,6 +110,22 @@ def parse_table(content: bytes) -> Table:
         row += [""] * (len(names) - len(row))
     columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
     return Table(columns, delimiter != ",")
+
+
+def _bounded(lines: Iterable[list[str]]) -> list[list[str]]:
+    """Returns the rows that are not empty, if they do not take too much memory."""
+    rows: list[list[str]] = []
+    num_cells = 0
+    for row in lines:
+        if any(row):
+            rows.append(row)
+            # Short rows are filled up to the length of the header.
+            num_cells += max(len(row), len(rows[0]))
+        if len(row) > _MAX_COLUMNS or num_cells > _MAX_CELLS:
+            raise ValueError(
+                f"it has more than {_MAX_COLUMNS:,} columns, or {_MAX_CELLS:,} cells"
+            )
+    return rows
 
 
 def _decoded(content: bytes) -> str:

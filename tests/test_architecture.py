@@ -24,7 +24,7 @@ ALLOWED = {
     "programs": {"programs"},
     "embed": {"command_line", "config", "data", "models", "objective", "train"}
     | {"workdir"},
-    "main": {"command_line", "processes", "report", "train", "workdir"},
+    "main": {"command_line", "config", "processes", "report", "train", "workdir"},
     "api": {"config", "data", "distributed", "models", "predict", "report", "train"}
     | {"workdir"},
     "review": {"review", "data", "export", "workdir"},

@@ -120,3 +120,30 @@ def test_only_the_command_line_speaks_of_flags():
             if kind != "UsageError":
                 assert "--" not in text, f"{path}:{line}"
     assert len(found) > 80 and set(found) > {"DataError", "RunError", "WorkdirError"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a b", "a b"),
+        ("\x1b[2J\n", r"\x1b[2J\n"),
+        ("a\rb\tc\0", r"a\rb\tc\x00"),
+        ("\u202eexe.png\u2028\x85", r"\u202eexe.png\u2028\x85"),
+        ("\udcff \x9b2J", r"\udcff \x9b2J"),
+        ("ünï 猫", "ünï 猫"),
+        ("x" * 400, "x" * 150 + "...[100 characters]..." + "x" * 150),
+    ],
+)
+def test_what_is_printed_is_one_line_that_no_terminal_obeys(text, expected):
+    assert errors.printable(text) == expected
+    for error in (ValueError(text), errors.DataError(text), OSError(text)):
+        assert errors.for_command_line(error) == expected
+    parser = errors.ArgumentParser(prog="x")
+    with pytest.raises(SystemExit):
+        parser.parse_args([f"--{text}"])
+
+
+def test_long_texts_are_cut_in_their_middle():
+    text = errors.printable("begin " + "word " * 10**6 + "end")
+    assert len(text) < 4100 and text.startswith("begin") and text.endswith("end")
+    assert "characters]..." in text

@@ -48,13 +48,21 @@ def start(workdir, *flags, num_devices=1):
     )
 
 
-def start_two(workdir, *flags):
+def start_two(workdir, *flags, second=None, num_devices=(1, 1)):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     together = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
+    own = (flags, flags if second is None else second)
     return [
-        start(workdir, *flags, *together, f"--process_id={number}") for number in (0, 1)
+        start(
+            workdir,
+            *own[number],
+            *together,
+            f"--process_id={number}",
+            num_devices=num_devices[number],
+        )
+        for number in (0, 1)
     ]
 
 
@@ -155,3 +163,47 @@ def test_sigterm_to_one_process_stops_both_saved(tmp_path):
     said = ["stopped by SIGTERM" in err for _, _, err in found]
     assert said == [True, False]  # Only the first one reports.
     assert list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("second", "num_devices", "expected"),
+    [
+        (
+            ["--config.epochs=5", "--config.seed=3"],
+            (1, 1),
+            "config.seed 3 (process 0: 0)",
+        ),
+        (["--config.epochs=6"], (1, 1), "config.epochs 6 (process 0: 5)"),
+        (["--config.epochs=5"], (1, 2), "number of devices 2 (process 0: 1)"),
+    ],
+)
+def test_processes_that_do_not_fit_together_all_end(
+    tmp_path, second, num_devices, expected
+):
+    both = start_two(
+        tmp_path, "--config.epochs=5", second=second, num_devices=num_devices
+    )
+    try:
+        for process in both:
+            status, _, err = finish(process, seconds=120)
+            said = [line for line in err.splitlines() if line.startswith("autodo_jax:")]
+            assert status == 1 and len(said) == 1, err
+            assert f"process 1 has another {expected}" in said[0]
+    finally:
+        end(both)
+    assert not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_process_that_is_stopped_is_named_and_ends_the_run(tmp_path, stopped):
+    both = start_two(tmp_path, "--config.epochs=500")
+    try:
+        wait_for_epoch(tmp_path, 2)
+        both[stopped].send_signal(signal.SIGSTOP)
+        status, _, err = finish(both[1 - stopped], seconds=90)
+    finally:
+        end(both)
+    assert status == 1
+    assert f"has not heard of process {stopped} for 30 s" in err

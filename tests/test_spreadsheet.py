@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from autodo_jax.spreadsheet import parse_table, read_table
+from autodo_jax.spreadsheet import cell, parse_table, read_table
 
 ROWS = [["id", "label", "score"], ["a,b.png", "cat; small", "0.5"], ['"q"', "ü", "-1"]]
 
@@ -65,3 +65,22 @@ def test_only_files_are_read(tmp_path):
     for path in (tmp_path / "pipe", tmp_path):
         with pytest.raises(OSError, match=r"it is a .*, not a file"):
             read_table(path)
+
+
+CELLS = {
+    **{text: f"'{text}" for text in
+       ("=1+1", "+cmd", "-x", "@sum", "\tx", "\rx", "\n=x", "=", "-", "\uff1d1+1",
+        "'=1", "''-x", "-1.5.png", "+1e5x", "--1")},
+    **{text: text for text in
+       ("", "a", "a=b", "1", "-0.5", "+3", "-1e-05", "'", "'a", " =1", "\uff11")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", CELLS)
+def test_no_text_becomes_a_formula_and_it_is_read_as_it_was(text, tmp_path):
+    assert cell(text) == CELLS[text]
+    written = io.StringIO(newline="")
+    csv.writer(written).writerows([["a", "b"], [cell(text), "x"]])
+    path = tmp_path / "x.csv"
+    path.write_bytes(written.getvalue().encode())
+    assert read_table(path, escaped=True).columns["a"] == [text]

@@ -265,7 +265,7 @@ def _check_guard(config: ml_collections.ConfigDict) -> None:
         return
     if guard.patience:
         _refuse("guard.patience", guard.patience, "0 of a network that is not solved")
-    if guard.folds and not joined:
+    if guard.folds and not joined_epochs(config):
         expected = "0 without task.joined_epochs, which use the Lambda that it chooses"
         _refuse("guard.folds", guard.folds, expected)
     if joined and config.data.train_on != "train":

@@ -37,13 +37,13 @@ def open_file(path: str | os.PathLike) -> IO[bytes]:
     """
     # The first look keeps from opening devices, which may do something.
     _check_regular(path, os.stat(path))
-    descriptor = os.open(path, os.O_RDONLY | _NONBLOCK)
+    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115, it is returned
     try:
-        _check_regular(path, os.fstat(descriptor))
-        return os.fdopen(descriptor, "rb")
+        _check_regular(path, os.fstat(file.fileno()))
     except BaseException:
-        os.close(descriptor)
+        file.close()
         raise
+    return file
 
 
 def read(path: str | os.PathLike, max_bytes: int) -> bytes:
@@ -130,6 +130,10 @@ def parts_of(path: pathlib.Path) -> list[pathlib.Path]:
     return [
         path.with_name(name) for name in names if _PART.fullmatch(name[len(stem) :])
     ]
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | _NONBLOCK)
 
 
 def _check_regular(path: str | os.PathLike, status: os.stat_result) -> None:

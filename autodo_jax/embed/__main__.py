@@ -8,7 +8,6 @@ for each part that PATH has, train, validation and test, PART_features [N, D] fl
 PART_labels and PART_ids, and class_names.
 """
 
-import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from autodo_jax.data import checks
 from autodo_jax.data.dataset import Dataset
 from autodo_jax.data.sources import folder
 from autodo_jax.errors import (
+    ArgumentParser,
     ConfigError,
     UsageError,
     WorkdirError,
@@ -80,7 +80,7 @@ def _arrays(name: str, part: Dataset, found: np.ndarray) -> dict[str, np.ndarray
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m autodo_jax.embed",
         description="Writes features of images by a pretrained network.",
         epilog="Fields of configs/photos.py are set by --config.FIELD=VALUE.",

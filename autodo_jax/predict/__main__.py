@@ -25,6 +25,7 @@ import numpy as np
 from autodo_jax.data.images import archive_files, decode, formats, opened
 from autodo_jax.errors import ArgumentParser, DataError, for_command_line, printable
 from autodo_jax.predict.trained import OptimizedDataset, image_decoder, load_run
+from autodo_jax.spreadsheet import cell
 from autodo_jax.workdir import files
 
 _BATCH = 256  # images in memory at once
@@ -65,6 +66,7 @@ class Images:
                     continue
                 suffix = pathlib.PurePosixPath(name).suffix.lower()
                 try:
+                    opened.check_encoding(name, path)
                     is_image = suffix in formats.suffixes() or formats.begins_as_image(
                         found.head(handle)
                     )
@@ -113,7 +115,7 @@ def write_predictions(
             label = names[row.argmax()]
             counts[label] += 1
             numbers = (f"{value:.6g}" for value in (row.max(), *row))
-            writer.writerow((name, label, *numbers))
+            writer.writerow((cell(name), cell(label), *numbers))
     text.detach()
     return counts
 

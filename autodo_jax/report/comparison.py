@@ -86,10 +86,9 @@ def _values(run: Run, field: str) -> list[float]:
     """Returns a metric of all epochs, whose number is the same for runs of a row."""
     values = [record.get(field) for record in run.records()]
     numbers = [value for value in values if isinstance(value, (int, float))]
-    if len(values) != run.config["epochs"] or len(numbers) < len(values):
+    if len(values) != run.config.get("epochs") or len(numbers) < len(values):
         raise RunFilesError(
-            f"{run.path / files.METRICS} lacks {field} for some of the "
-            f"{run.config['epochs']} epochs",
+            f"{run.path / files.METRICS} lacks {field} for some of the epochs",
             "restore it from a copy",
             "repeat the run in another workdir",
         )

@@ -12,6 +12,7 @@ import tabulate
 
 from autodo_jax import config as config_lib
 from autodo_jax.errors import printable
+from autodo_jax.spreadsheet import cell
 from autodo_jax.workdir.run import Run, RunFilesError
 
 # Fields of a configuration that have a column or never distinguish rows.
@@ -119,7 +120,7 @@ def to_latex(table: Sequence[Row]) -> str:
 def to_csv(table: Sequence[Row]) -> str:
     """Returns CSV with full precision; mean and std have columns of their own."""
     lines = [
-        row.labels
+        {name: cell(text) for name, text in row.labels.items()}
         | {
             f"{name} {part}": value
             for name, figure in row.figures.items()

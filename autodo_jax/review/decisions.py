@@ -6,6 +6,7 @@ import pathlib
 
 from autodo_jax.data.sources import labels
 from autodo_jax.errors import DataError
+from autodo_jax.spreadsheet import cell
 from autodo_jax.workdir import files
 
 _COLUMNS = ("id", "given_label", "decision", "new_label")
@@ -74,5 +75,6 @@ class Decisions:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(_COLUMNS)
         for name, (kind, label) in decisions.items():
-            writer.writerow((name, self._given[name], kind, label or ""))
+            texts = (name, self._given[name], kind, label or "")
+            writer.writerow(map(cell, texts))
         files.write_text(self._path, text.getvalue())

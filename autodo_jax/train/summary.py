@@ -28,10 +28,6 @@ from autodo_jax.train.state import TrainState
 from autodo_jax.train.tensorboard import TensorBoard
 from autodo_jax.workdir import dataset_report, files, report_data
 
-# In the report: suspects, draws of the augmentation of each, test points.
-_NUM_SUSPECTS, _NUM_DRAWS, _NUM_FEATURES = 32, 3, 1000
-_THUMBNAIL = 96  # pixels, at most
-
 
 class Finished(NamedTuple):
     """A finished run."""
@@ -278,9 +274,9 @@ def thumbnails(images: np.ndarray) -> np.ndarray:
     """Returns uint8 [..., H, W, channels] in the size that the report shows at most."""
     *leading, height, width, channels = images.shape
     largest = max(height, width)
-    if largest <= _THUMBNAIL:
+    if largest <= report_data.MAX_SIDE:
         return images
-    size = [max(1, _THUMBNAIL * side // largest) for side in (width, height)]
+    size = [max(1, report_data.MAX_SIDE * side // largest) for side in (width, height)]
     small = [
         np.asarray(PIL.Image.fromarray(image.squeeze()).resize(size))
         for image in images.reshape(-1, height, width, channels)
@@ -296,9 +292,9 @@ def _report_data(
     test: metrics.Evaluation,
 ) -> report_data.ReportData:
     rng = np.random.default_rng(setup.config.seed)
-    index = np.sort(rng.permutation(len(test.labels))[:_NUM_FEATURES])
+    index = np.sort(rng.permutation(len(test.labels))[: report_data.MAX_FEATURES])
     worst_first = np.lexsort((-report.noise_score, ~report.is_suspect))
-    suspects = worst_first[:_NUM_SUSPECTS]
+    suspects = worst_first[: report_data.MAX_SUSPECTS]
     points = setup.data.splits.train
     if points.has_features:  # There are no images to show.
         suspects, images = suspects[:0], np.zeros((0, 1, 1, 1), np.uint8)
@@ -310,7 +306,7 @@ def _report_data(
         rows = suspects % len(tables["gate"])
         gate, magnitude = tables["gate"][rows], tables["magnitude"][rows]
         augmented = augmented_images(
-            setup.config, images, gate, magnitude, num_draws=_NUM_DRAWS
+            setup.config, images, gate, magnitude, num_draws=report_data.MAX_DRAWS
         )
     with np.errstate(over="ignore"):  # Values beyond its range are not drawn.
         inputs = features_of(setup, state, "test", index).astype(np.float16)

@@ -14,7 +14,7 @@ from typing import IO
 import numpy as np
 
 from autodo_jax.errors import RunFilesError
-from autodo_jax.spreadsheet import read_table
+from autodo_jax.spreadsheet import cell, read_table
 from autodo_jax.workdir import files
 
 _LABELS = ("id", "given_label", "suggested_label")
@@ -23,6 +23,8 @@ _SUSPECT = "is_suspect"
 _GATE, _MAGNITUDE = "gate_", "magnitude_"  # before the name of an operation
 # Where no clean set has decided: suspects have a higher noise score.
 THRESHOLD = 0.5
+_ROUNDING, _LARGEST = 1e-4, 1e39
+_MAX_LENGTH, _MAX_TEXTS = 4096, 2**27  # characters of a text, and of a column
 # As spreadsheets save truth values in some languages.
 _TRUE = {"true", "1", "wahr", "vrai", "vero", "verdadero", "verdadeiro", "waar"}
 _FALSE = {"false", "0", "falsch", "faux", "falso", "onwaar"}
@@ -79,7 +81,12 @@ def write_csv(file: IO[bytes], report: DatasetReport) -> None:
     writer.writerow(columns)
     for row in zip(*columns.values(), strict=True):
         writer.writerow(
-            f"{value:.6g}" if isinstance(value, float) else value for value in row
+            f"{value:.6g}"
+            if isinstance(value, float)
+            else cell(value)
+            if isinstance(value, str)
+            else value
+            for value in row
         )
     text.detach()
 
@@ -130,22 +137,25 @@ def load_dataset_report(workdir: str | pathlib.Path) -> DatasetReport:
     path = pathlib.Path(workdir) / files.DATASET
     files.refuse_newer(path.parent)
     try:
-        read = read_table(path)
+        read = read_table(path, escaped=True)
         table = read.columns
+        missing = {"index", *_LABELS, *_NUMBERS} - table.keys()
+        if missing:
+            raise ValueError(f"it has no column {', '.join(sorted(missing))}")
         numbers = {
-            name: np.array(read.numbers(name), np.float64)
+            name: _in_range(name, np.array(read.numbers(name), np.float64))
             for name in table
             if name in _NUMBERS or name.startswith((_GATE, _MAGNITUDE))
         }
-        given = {name: np.array(table[name]) for name in _LABELS}
+        given = {name: _texts(name, table[name]) for name in _LABELS}
         if _SUSPECT in table:
-            suspect = np.array([_truth(cell) for cell in table[_SUSPECT]], bool)
+            suspect = np.array([_truth(each) for each in table[_SUSPECT]], bool)
         else:  # of an older version
             suspect = above_threshold(
                 numbers["noise_score"], given["suggested_label"] != given["given_label"]
             )
         return DatasetReport(
-            index=np.array(table["index"], np.int64),
+            index=_indices(table["index"]),
             **given,
             **{name: numbers[name] for name in _NUMBERS},
             is_suspect=suspect,
@@ -156,7 +166,7 @@ def load_dataset_report(workdir: str | pathlib.Path) -> DatasetReport:
         raise RunFilesError(
             f"{workdir} holds no {files.DATASET}", "pass the workdir of a finished run"
         ) from error
-    except (OSError, ValueError, KeyError, OverflowError) as error:
+    except (OSError, ValueError) as error:
         raise files.read_error(path, error) from error
 
 
@@ -212,10 +222,46 @@ def above_threshold(
     return (np.asarray(noise_score) > threshold) & differs
 
 
-def _truth(cell: str) -> bool:
-    word = cell.strip().casefold()
+def _in_range(name: str, values: np.ndarray) -> np.ndarray:
+    """Returns a column of finite numbers, shares where it is one of shares."""
+    is_share = name not in ("weight",) and not name.startswith(_MAGNITUDE)
+    low, high = -_ROUNDING, 1 + _ROUNDING if is_share else _LARGEST
+    wrong = np.flatnonzero(~((low <= values) & (values <= high)))
+    if len(wrong):
+        expected = "a number in [0, 1]" if is_share else "a number >= 0"
+        raise ValueError(
+            f"row {wrong[0] + 1}: {name} is {values[wrong[0]]:g}, expected {expected}"
+        )
+    return values
+
+
+def _texts(name: str, cells: list[str]) -> np.ndarray:
+    """Returns a column of texts, which take the space of the longest each."""
+    longest = max(map(len, cells), default=0)
+    if longest > _MAX_LENGTH or longest * len(cells) > _MAX_TEXTS:
+        raise ValueError(
+            f"{name} has a text of {longest:,} characters, expected {_MAX_LENGTH:,} at "
+            f"most, and {_MAX_TEXTS:,} over all rows"
+        )
+    return np.array(cells, np.str_)
+
+
+def _indices(cells: list[str]) -> np.ndarray:
+    for row, each in enumerate(cells, 1):
+        if not (each.isascii() and each.isdecimal() and len(each) < 16):
+            raise ValueError(
+                f"row {row}: index is {each[:60]!r}, expected an integer >= 0"
+            )
+    indices = np.array([int(each) for each in cells], np.int64)
+    if len(np.unique(indices)) < len(indices):
+        raise ValueError("two rows have the same index")
+    return indices
+
+
+def _truth(given: str) -> bool:
+    word = given.strip().casefold()
     if word not in _TRUE | _FALSE:
-        raise ValueError(f"{_SUSPECT} is {cell!r}, expected True or False")
+        raise ValueError(f"{_SUSPECT} is {given[:60]!r}, expected True or False")
     return word in _TRUE
 
 

@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import IO, Any, NamedTuple
 
-from autodo_jax.disk import regular
+from autodo_jax.disk import json_text, regular
 from autodo_jax.errors import RunFilesError, WriteError
 
 # Of the files together, written to CONFIG. Version 1 had other fields and no number.
@@ -29,11 +29,13 @@ class File(os.PathLike):
       name: its name, or a pattern of names.
       is_result: it is removed where a run is replaced.
       is_shown: the report is made of it.
+      max_bytes: a larger one is not read: it may be crafted to fill memory.
     """
 
     name: str
     is_result: bool = False
     is_shown: bool = False
+    max_bytes: int = 0
 
     def __fspath__(self) -> str:
         return self.name
@@ -42,16 +44,16 @@ class File(os.PathLike):
         return self.name
 
 
-CONFIG = File("config.json", is_shown=True)
-METRICS = File("metrics.jsonl", is_shown=True)
-DATA = File("data.json", is_result=True, is_shown=True)
-RESULT = File("result.json", is_result=True, is_shown=True)
-DATASET = File("dataset.csv", is_result=True, is_shown=True)
+CONFIG = File("config.json", is_shown=True, max_bytes=2**20)
+METRICS = File("metrics.jsonl", is_shown=True, max_bytes=2**26)
+DATA = File("data.json", is_result=True, is_shown=True, max_bytes=2**25)
+RESULT = File("result.json", is_result=True, is_shown=True, max_bytes=2**23)
+DATASET = File("dataset.csv", is_result=True, is_shown=True, max_bytes=2**28)
 DATASET_PARQUET = File("dataset.parquet", is_result=True)
 HYPERPARAMS = File("hyperparams.npz", is_result=True)
 PROBABILITIES = File("probabilities.npy", is_result=True)
 EMBEDDINGS = File("embeddings.npy", is_result=True)
-REPORT_DATA = File("report.npz", is_result=True, is_shown=True)
+REPORT_DATA = File("report.npz", is_result=True, is_shown=True, max_bytes=2**26)
 REPORT = File("report.html", is_result=True)
 EVENTS = File("events.out.tfevents.*", is_result=True)
 CHECKPOINTS = File("checkpoints")  # a folder
@@ -116,34 +118,15 @@ def to_json(values: Mapping[str, Any], indent: int | None = None) -> str:
     return json.dumps(known, indent=indent, allow_nan=False)
 
 
-def from_json(text: str) -> dict[str, Any]:
-    """Returns the object that `to_json` wrote, null as NaN.
-
-    Raises:
-      ValueError: the text is not a JSON object.
-    """
-
-    def with_nan(value: Any) -> Any:
-        if isinstance(value, list):
-            return [with_nan(each) for each in value]
-        if isinstance(value, dict):
-            return {name: with_nan(each) for name, each in value.items()}
-        return math.nan if value is None else value
-
-    values = json.loads(text)
-    if not isinstance(values, dict):
-        raise ValueError(f"{text[:20]!r} is not a JSON object")
-    return {name: with_nan(value) for name, value in values.items()}
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(workdir: pathlib.Path, file: File) -> dict[str, Any]:
     """Returns the object in a file, null as NaN.
 
     Raises:
       RunFilesError: the file is absent or damaged.
     """
+    path = workdir / file
     try:
-        return from_json(path.read_text())
+        return json_text.parse(regular.read(path, file.max_bytes))
     except (OSError, ValueError) as error:
         raise read_error(path, error) from error
 
@@ -182,7 +165,7 @@ def read_config(workdir: pathlib.Path) -> StoredConfig:
       RunFilesError: the file is absent or damaged, or of a newer version.
     """
     path = workdir / CONFIG
-    fields = read_json(path)
+    fields = read_json(workdir, CONFIG)
     version = fields.pop(_VERSION, 1)
     _check_version(version, path)
     try:
@@ -197,16 +180,16 @@ def refuse_newer(workdir: pathlib.Path) -> None:
     """Raises RunFilesError where a workdir is of a newer version of the format."""
     path = workdir / CONFIG
     version = 1
-    with contextlib.suppress(OSError, ValueError):  # Damage is not a newer version.
-        version = from_json(path.read_text()).get(_VERSION, 1)
+    with contextlib.suppress(RunFilesError):  # Damage is not a newer version.
+        version = read_json(workdir, CONFIG).get(_VERSION, 1)
     _check_version(version, path)
 
 
 def _check_version(version: Any, path: pathlib.Path) -> None:
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if type(version) is not int or not 0 < version <= FORMAT_VERSION:
         raise RunFilesError(
-            f"{path} is of version {version} of the format, this version of autodo_jax "
-            f"reads up to {FORMAT_VERSION}",
+            f"{path} is of version {json_text.shown(version)} of the format, this "
+            f"version of autodo_jax reads up to {FORMAT_VERSION}",
             "update autodo_jax",
         )
 

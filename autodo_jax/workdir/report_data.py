@@ -1,13 +1,40 @@
 """Arrays that the report of a run shows beside its metrics and its data set."""
 
 import dataclasses
+import os
 import pathlib
 from typing import IO
 
 import numpy as np
 
+from autodo_jax.disk import arrays, regular
+from autodo_jax.disk.arrays import Expected
 from autodo_jax.errors import RunFilesError
 from autodo_jax.workdir import files
+
+# In the report: suspects, draws of the augmentation of each, test points, pixels.
+MAX_SUSPECTS, MAX_DRAWS, MAX_FEATURES, MAX_SIDE = 32, 3, 1000, 96
+_MAX_BYTES = 2**27  # of all arrays together
+_BOUNDS = {
+    "C": 2**20,
+    "M": 2**24,
+    "F": MAX_FEATURES,
+    "D": 2**16,
+    "K": MAX_SUSPECTS,
+    "R": MAX_DRAWS,
+    **dict.fromkeys("HWhw", MAX_SIDE),
+    "channels": 3,
+}
+_ARRAYS = {
+    "class_names": Expected("U", ("C",), 4 * 1024),
+    "test_labels": Expected("iu", ("M",)),
+    "test_predictions": Expected("iu", ("M",)),
+    "feature_index": Expected("iu", ("F",)),
+    "features": Expected("f", ("F", "D"), 4),
+    "suspect_index": Expected("iu", ("K",)),
+    "suspect_images": Expected("u", ("K", "H", "W", "channels"), 1),
+    "augmented_images": Expected("u", ("K", "R", "h", "w", "channels"), 1),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +69,13 @@ def load_report_data(workdir: pathlib.Path) -> ReportData:
     """
     path = workdir / files.REPORT_DATA
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return ReportData(
-                **{
-                    field.name: arrays[field.name]
-                    for field in dataclasses.fields(ReportData)
-                }
-            )
+        with regular.open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > files.REPORT_DATA.max_bytes:
+                raise ValueError(f"it has {size:,} bytes, too many")
+            found = ReportData(**arrays.read_npz(file, _ARRAYS, _BOUNDS, _MAX_BYTES))
+        _check_values(found)
+        return found
     except FileNotFoundError as error:
         raise RunFilesError(
             f"{workdir} holds no {files.REPORT_DATA}",
@@ -56,3 +83,11 @@ def load_report_data(workdir: pathlib.Path) -> ReportData:
         ) from error
     except Exception as error:  # NumPy and zipfile raise many kinds.
         raise files.read_error(path, error) from error
+
+
+def _check_values(data: ReportData) -> None:
+    num_classes, num_test = len(data.class_names), len(data.test_labels)
+    arrays.in_range("test_labels", data.test_labels, 0, num_classes)
+    arrays.in_range("test_predictions", data.test_predictions, 0, num_classes)
+    arrays.in_range("feature_index", data.feature_index, 0, num_test)
+    arrays.in_range("suspect_index", data.suspect_index, 0, 2**53)

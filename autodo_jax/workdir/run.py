@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -9,24 +10,13 @@ from typing import Any, TypeVar
 import ml_collections
 
 from autodo_jax import config as config_lib
+from autodo_jax.disk import json_text, regular
 from autodo_jax.errors import RunFilesError
-from autodo_jax.workdir import files
+from autodo_jax.workdir import files, schema
 from autodo_jax.workdir.dataset_report import DatasetReport, load_dataset_report
 from autodo_jax.workdir.report_data import ReportData, load_report_data
 
 T = TypeVar("T")
-
-# Fields of every result, and their types.
-_RESULT: dict[str, Any] = {
-    "dataset": str,
-    "method": str,
-    "frozen": bool,
-    "class_error": dict,
-    **dict.fromkeys(("seed", "epochs"), int),
-    **dict.fromkeys(
-        ("imbalance_ratio", "noise_ratio", "test_error", "seconds"), (int, float)
-    ),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +39,17 @@ class Run:
         return config_lib.has_hyperparams(method) and not self.config["hyper.frozen"]
 
     def records(self) -> list[dict[str, Any]]:
-        """Returns the metrics of each epoch."""
+        """Returns the metrics of each epoch.
+
+        The last line of a run that is under way, or was killed, may not be whole.
+        """
         path = self.path / files.METRICS
         try:
-            return [files.from_json(line) for line in path.read_text().splitlines()]
+            content = regular.read(path, files.METRICS.max_bytes)
+            lines = content.splitlines(keepends=True)
+            if self.result is None and lines and not lines[-1].endswith(b"\n"):
+                lines.pop()
+            return [schema.record(line, i) for i, line in enumerate(lines, 1)]
         except (OSError, ValueError) as error:
             raise files.read_error(path, error) from error
 
@@ -62,21 +59,10 @@ class Run:
         The lists `rows` of pairs (subject, text), `warnings`, `certain_errors`, and
         `conflicts` of (id, label, other id, other label).
         """
-        path = self.path / files.DATA
-        if not path.exists():
+        if not _is_there(self.path / files.DATA):
             return None
-        found = files.read_json(path)
-        found.setdefault("conflicts", [])
-        for name, is_right in (
-            ("rows", lambda row: isinstance(row, list) and len(row) == 2),
-            ("warnings", lambda text: isinstance(text, str)),
-            ("certain_errors", lambda text: isinstance(text, str)),
-            ("conflicts", lambda ids: isinstance(ids, list) and len(ids) == 4),
-        ):
-            values = found.get(name)
-            if not isinstance(values, list) or not all(map(is_right, values)):
-                raise files.read_error(path, ValueError(f"it has no list {name}"))
-        return found
+        found = {"conflicts": [], **files.read_json(self.path, files.DATA)}
+        return _checked(self.path / files.DATA, found, schema.DATA)
 
     def dataset(self) -> DatasetReport | None:
         """Returns what was learned of each train point; None without a file."""
@@ -87,7 +73,7 @@ class Run:
         return self._loaded(files.REPORT_DATA, load_report_data)
 
     def _loaded(self, file: files.File, load: Callable[[pathlib.Path], T]) -> T | None:
-        return load(self.path) if (self.path / file).exists() else None
+        return load(self.path) if _is_there(self.path / file) else None
 
     def control(self) -> "Run | None":
         """Returns the finished run beside this one that differs in `frozen` only."""
@@ -159,22 +145,34 @@ def read(workdir: pathlib.Path) -> Run:
     Raises:
       RunFilesError: a file that is absent or cannot be read.
     """
-    path = workdir / files.RESULT
-    result = files.read_json(path) if path.exists() else None
-    if result is not None:
+    path, result = workdir / files.RESULT, None
+    if _is_there(path):
+        result = files.read_json(workdir, files.RESULT)
         errors = result.get("class_error")
         if isinstance(errors, list):  # As an older version wrote it, without names.
             result["class_error"] = {str(i): value for i, value in enumerate(errors)}
-        wrong = [
-            name
-            for name, kind in _RESULT.items()
-            if not isinstance(result.get(name), kind)
-        ]
-        if wrong:
-            problem = ValueError(f"it has no {', '.join(sorted(wrong))}")
-            raise files.read_error(path, problem)
+        _checked(path, result, schema.RESULT, schema.MORE_OF_RESULT)
     config = config_lib.flatten(files.read_config(workdir).fields)
+    _checked(workdir / files.CONFIG, config, {}, schema.of_config())
     return Run(path=workdir, config=config, result=result)
+
+
+def _is_there(path: pathlib.Path) -> bool:
+    """True for links to nothing, too, which are refused when they are read."""
+    return os.path.lexists(path)
+
+
+def _checked(
+    path: pathlib.Path,
+    found: dict[str, Any],
+    needed: Mapping[str, json_text.Kind],
+    optional: Mapping[str, json_text.Kind] | None = None,
+) -> dict[str, Any]:
+    try:
+        json_text.check(found, needed, optional)
+    except ValueError as error:
+        raise files.read_error(path, error) from error
+    return found
 
 
 def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
@@ -184,6 +182,8 @@ def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
       RunFilesError: its file is absent or damaged, or of another version.
     """
     fields = files.read_config(workdir).fields
+    flat = config_lib.flatten(fields)
+    _checked(workdir / files.CONFIG, flat, {}, schema.of_config())
     config = config_lib.default_config().lock()  # against unknown fields
     try:
         config.update(fields)

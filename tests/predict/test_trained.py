@@ -160,8 +160,8 @@ def damaged(workdir):
             r"not that of its config.json and result.json: .*head",
         ),
         (with_image_shape([16, 16, 1]), r"is not that of its .*head"),
-        (with_image_shape([8, 8, 10**30]), "it has no image_shape"),
-        (with_image_shape("8x8"), "it has no image_shape"),
+        (with_image_shape([8, 8, 10**30]), "a number has 31 digits, expected 64"),
+        (with_image_shape("8x8"), "image_shape is '8x8', expected a list"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused(finished, tmp_path, change, expected):

@@ -7,6 +7,7 @@ import pathlib
 
 import pytest
 
+from autodo_jax.disk import json_text
 from autodo_jax.errors import RunFilesError, WriteError
 from autodo_jax.workdir import files
 from autodo_jax.workdir.dataset_report import load_dataset_report
@@ -36,17 +37,16 @@ def test_what_is_not_known_is_null():
     values = {"a": float("nan"), "b": [1.5, float("nan")], "c": "NaN", "d": 3}
     text = files.to_json(values)
     assert text == '{"a": null, "b": [1.5, null], "c": "NaN", "d": 3}'
-    read = files.from_json(text)
+    read = json_text.parse(text.encode())
     assert math.isnan(read["a"]) and math.isnan(read["b"][1])
     assert (read["b"][0], read["c"], read["d"]) == (1.5, "NaN", 3)
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", "3", '"text"'])
 def test_what_is_not_an_object_is_refused_by_name(text, tmp_path):
-    path = tmp_path / "x.json"
-    path.write_text(text)
-    with pytest.raises(RunFilesError, match=r"cannot read .*x\.json: "):
-        files.read_json(path)
+    (tmp_path / "data.json").write_text(text)
+    with pytest.raises(RunFilesError, match=r"cannot read .*data\.json: "):
+        files.read_json(tmp_path, files.DATA)
 
 
 @pytest.mark.parametrize("version", [3, 17, '"2"', "2.5"])

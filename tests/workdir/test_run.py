@@ -101,6 +101,19 @@ def test_a_report_is_old_when_what_it_shows_is_newer(tmp_path):
     assert view.has_report()
 
 
+def test_the_line_that_a_killed_run_has_not_ended_is_left_out(tmp_path):
+    workdir = write(tmp_path / "run", digits.get_config())
+    whole = "".join(f'{{"epoch": {i}, "val_error": 3.5}}\n' for i in (1, 2))
+    for torn in ("", '{"epoch"', '{"epoch": 3, "val_error": 3.5}'):
+        (workdir / "metrics.jsonl").write_text(whole + torn)
+        (workdir / "result.json").unlink(missing_ok=True)
+        assert [line["epoch"] for line in run.read(workdir).records()] == [1, 2]
+    (workdir / "metrics.jsonl").write_text(whole + '{"epoch"')
+    (workdir / "result.json").write_text(json.dumps(RESULT))
+    with pytest.raises(RunFilesError, match=r"metrics\.jsonl: line 3: "):
+        run.read(workdir).records()
+
+
 def test_rivals_need_not_have_what_only_a_learning_method_has(tmp_path):
     learned = write(tmp_path / "learned", digits.get_config())
     for method in ("joined", "baseline"):

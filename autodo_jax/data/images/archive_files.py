@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
+from autodo_jax.data.images import archive_limits
 from autodo_jax.errors import DataError
 
 UNREADABLE = (
@@ -81,6 +82,7 @@ class ZipReader:
         with self._lock:
             if self._archive is None:
                 self._archive = zipfile.ZipFile(self._path)
+            archive_limits.check_member(self._archive.getinfo(name))
             file = self._archive.open(name)
         try:
             return contents(file, name)

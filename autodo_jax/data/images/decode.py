@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import math
 import struct
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from typing import Any, NamedTuple, TypeVar
@@ -21,7 +22,10 @@ MAX_PIXELS = 2**26  # 8192 x 8192; larger images may be crafted to fill memory
 RESIZES = ("crop", "stretch")
 _MODES = {1: "L", 3: "RGB"}
 _SCALES = (2, 4, 8)  # at which JPEGs can be decoded instead
-_CHUNK = 256  # encoded images in memory at once, besides the decoded ones
+# Encoded images in memory at once, besides the decoded ones, and their bytes.
+_CHUNK, _CHUNK_BYTES = 256, 2**27
+_LARGE, _STRIP = 2**22, 2**20  # pixels of an image that is converted in strips
+_ONE_LARGE = threading.Lock()
 UNREADABLE = ("replace it", "move it elsewhere")  # advice on an image
 _LISTED = 10  # unreadable images that an error names
 _DIGEST_BYTES = 16
@@ -70,6 +74,9 @@ def to_array(
         raise ValueError(f"channels is {channels}, expected 1 (grey) or 3 (RGB)")
     if resize not in RESIZES:
         raise ValueError(f"resize is {resize!r}, expected one of {', '.join(RESIZES)}")
+    if not size and image.width * image.height > _LARGE:
+        _check_pixels(image, size, max_pixels)
+        return _array_in_strips(_upright(image), channels)
     image = _plain(image, channels, size, max_pixels)
     if size and size != (image.height, image.width):
         height, width = size
@@ -83,8 +90,9 @@ def _plain(
 ) -> Image.Image:
     """Returns an upright, opaque image of 8 bits a channel, in its own size."""
     _check_pixels(image, size, limit)
-    image = _opaque(_eight_bit(_upright(image)))
-    return image if image.mode == _MODES[channels] else image.convert(_MODES[channels])
+    image, mode = _upright(image), _MODES[channels]
+    is_large = image.width * image.height > _LARGE
+    return _in_strips(image, mode) if is_large else _in_mode(image, mode)
 
 
 def _digest(image: Image.Image) -> bytes:
@@ -120,6 +128,37 @@ def _upright(image: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(image)
     except (SyntaxError, struct.error):  # Damaged EXIF data; the image may be sound.
         return image
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    image = _opaque(_eight_bit(image))
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _strips(image: Image.Image, mode: str) -> Iterator[tuple[int, Image.Image]]:
+    """Yields the first row of each strip with its pixels: copies of all are too many.
+
+    What is done to a pixel depends on no other.
+    """
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        yield top, _in_mode(image.crop(box), mode)
+
+
+def _in_strips(image: Image.Image, mode: str) -> Image.Image:
+    converted = Image.new(mode, image.size)
+    for top, strip in _strips(image, mode):
+        converted.paste(strip, (0, top))
+    return converted
+
+
+def _array_in_strips(image: Image.Image, channels: int) -> np.ndarray:
+    pixels = np.empty((image.height, image.width, channels), np.uint8)
+    for top, strip in _strips(image, _MODES[channels]):
+        rows = pixels[top : top + strip.height]
+        rows[...] = np.asarray(strip).reshape(rows.shape)
+    return pixels
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -186,7 +225,10 @@ class Decoder:
         name, content = file
         try:
             with formats.open_image(content) as image:
-                return read(image)
+                is_large = image.width * image.height > _LARGE
+                # Of large ones as many as there are threads would fill memory.
+                with _ONE_LARGE if is_large else contextlib.nullcontext():
+                    return read(image)
         except TooManyPixels as error:
             raise DataError(
                 f"the image {name} cannot be read: {error}",
@@ -308,9 +350,20 @@ def attempts(
 
     remaining = iter(files)
     with decoder.mapping() as map_all:
-        while chunk := list(itertools.islice(remaining, _CHUNK)):
+        while chunk := list(_next_chunk(remaining)):
             names = [name for name, _ in chunk]
             yield from zip(names, map_all(attempt, chunk), strict=True)
+
+
+def _next_chunk(
+    remaining: Iterator[tuple[str, Contents]],
+) -> Iterator[tuple[str, Contents]]:
+    num_bytes = 0
+    for name, content in itertools.islice(remaining, _CHUNK):
+        yield name, content
+        num_bytes += 0 if isinstance(content, DataError) else len(content)
+        if num_bytes >= _CHUNK_BYTES:
+            return
 
 
 def refuse(failures: Sequence[DataError], *advice: str) -> None:

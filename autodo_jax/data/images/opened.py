@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
-from autodo_jax.data.images import archive_files
+from autodo_jax.data.images import archive_files, archive_limits
 from autodo_jax.disk import regular
 from autodo_jax.errors import DataError
 
@@ -146,10 +146,12 @@ def _raise(error: OSError) -> None:
 
 @contextlib.contextmanager
 def _zip(root: pathlib.Path, stream: bool) -> Iterator[Files]:
+    archive_limits.check_zip(root)
     with zipfile.ZipFile(root) as archive:
         entries = {_stored_path(name): name for name in archive.namelist()}
 
         def read(name: str) -> bytes:
+            archive_limits.check_member(archive.getinfo(name))
             with archive.open(name) as file:
                 return archive_files.contents(file, name)
 
@@ -180,7 +182,7 @@ def _tar(root: pathlib.Path, stream: bool) -> Iterator[Files]:
         )
     with tarfile.open(root) as archive:
         entries: dict[str, Any] = {}
-        members = archive.getmembers()
+        members = archive_limits.members(archive, root)
         handles = archive_files.tar_extents(members) if stream else members
         for member, handle in zip(members, handles, strict=True):
             path = _stored_path(member.name + "/" * member.isdir())

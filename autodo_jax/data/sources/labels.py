@@ -97,7 +97,7 @@ def read_decisions(path: str) -> dict[str, Decision]:
     """
     file = pathlib.Path(path).expanduser()
     try:
-        table = read_table(file).columns
+        table = read_table(file, escaped=True).columns
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {file}: {error}") from error
     if "id" in table and "given_label" in table and "decision" not in table:

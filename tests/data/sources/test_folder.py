@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from autodo_jax.config import default_config
-from autodo_jax.data.images import opened
 from autodo_jax.data.sources import folder
+from autodo_jax.disk import regular
 from autodo_jax.errors import DataError
 
 ARCHIVE = os.environ.get("AUTODO_CIFAR10_JPEG", "")
@@ -354,10 +354,10 @@ def test_a_name_that_cannot_be_written_down_is_refused(root):
 
 
 def test_a_file_that_may_not_be_read_is_refused(root, monkeypatch):
-    def refuse(path, mode):
+    def refuse(path, *_, **__):
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(opened, "open", refuse, raising=False)
+    monkeypatch.setattr(regular, "open", refuse, raising=False)
     with pytest.raises(DataError, match=r"Permission denied: '.*/train/cat/0\.png'; "):
         load(root)
 

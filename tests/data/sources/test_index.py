@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from autodo_jax.data.sources import tfds
+from autodo_jax.disk import regular
 from autodo_jax.errors import DataError
 from tests.data.sources.test_tfds import data_config, write_records
 from tests.data.tiny import prepare_tiny_cifar10
@@ -155,7 +156,7 @@ def test_where_nothing_can_be_written_it_goes_on(folder, read, monkeypatch, func
         raise PermissionError(13, "Permission denied", str(path))
 
     if function == "open":
-        monkeypatch.setattr(tfds, "open", refuse, raising=False)
+        monkeypatch.setattr(regular, "open", refuse, raising=False)
     else:
         monkeypatch.setattr(os, "replace", refuse)
     read.clear()
