@@ -11,7 +11,10 @@ workdir; a head on them is solved, and weights and labels are learned as in
 configs/embeddings.py. METHOD is autodo (the default), autodo_s, autodo_w, or a rival:
 baseline, clean_only, joined. Methods that augment images (autodo_a, randaugment, ...)
 run the frozen encoder in each step, which takes far longer.
-`--config.model.frozen_encoder=False` trains it too.
+`--config.model.frozen_encoder=False` trains it too. Weights of ResNet-18, 34 or 50 by
+torchvision or timm: `--config.model.name=resnet --config.model.weights=FILE.safetensors
+--config.data.mean='(0.485, 0.456, 0.406)' --config.data.std='(0.229, 0.224, 0.225)'`.
+Beyond some ten thousand images, `--config.data.stream=True` saves memory.
 """
 
 from autodo_jax.config import default_config, use_pretrained

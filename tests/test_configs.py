@@ -6,16 +6,19 @@ import pathlib
 import numpy as np
 import pytest
 
+from autodo_jax import config as config_lib
 from autodo_jax.data import sources
 from autodo_jax.data.dataset import Dataset, SourceSplits
 from autodo_jax.train import evaluate, setup
+from tests.models.test_pretrained import needs_weights
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 # Sides of the images as a source gives them, where the file resizes none.
 SIZES = {"digits": 8, "mnist": 28}
 
-# Those of images; tests/train/test_solved.py has the other.
-IMAGES = sorted({path.stem for path in CONFIGS.glob("*.py")} - {"embeddings"})
+# Those that are stepped; tests/train/test_solved.py has embeddings.
+SOLVED = {"embeddings", "photos"}
+IMAGES = sorted({path.stem for path in CONFIGS.glob("*.py")} - SOLVED)
 
 
 def tiny_source(data, seed):
@@ -59,5 +62,19 @@ def test_a_config_takes_its_steps(name, monkeypatch):
     # Next to a random start the paper's step size may be too large for the series.
     assert np.isfinite(values["outer_loss"]) and np.isfinite(values["residual_norm"])
     assert all((state.tables[name] != before[name]).any() for name in before)
+    evaluation = evaluate.evaluate(ready, state, "test", 0)
+    assert len(evaluation.losses) == 20 and np.isfinite(evaluation.losses).all()
+
+
+@pytest.mark.slow
+@needs_weights
+def test_photos_are_solved_on_the_weights_of_imagenet(monkeypatch):
+    config = importlib.import_module("configs.photos").get_config()
+    monkeypatch.setitem(sources.SOURCES, "folder", tiny_source)
+    config.data.image_size = (32, 32)
+    config_lib.validate(config)
+    ready, state = setup.prepare(config)
+    assert ready.solves is not None and state.params["head"]["kernel"].shape[1] == 10
+    assert len(ready.solves.points.train) == 96
     evaluation = evaluate.evaluate(ready, state, "test", 0)
     assert len(evaluation.losses) == 20 and np.isfinite(evaluation.losses).all()

@@ -18,11 +18,19 @@ from tests.workdir.test_dataset_report import report
 from tests.workdir.test_dataset_report import write as write_report
 
 ROOT = Path(__file__).parents[1]
-FILES = [p for p in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))] if p.exists()]
+FILES = [
+    p for p in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))] if p.exists()
+]
 BLOCK = re.compile(r"^```(?:python|py)\b[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
-MIN_BLOCKS = {"hypergrad.md": 12}
-SLOW = {"hypergrad.md", "python.md"}
+MIN_BLOCKS = {
+    "hypergrad/tutorial.md": 12,
+    "hypergrad/solvers.md": 5,
+    "hypergrad/decorators.md": 4,
+    "hypergrad/sharding.md": 3,
+    "hypergrad/peers.md": 1,
+}
+SLOW = {"python.md", *(name.split("/")[1] for name in MIN_BLOCKS)}
 
 
 def params():

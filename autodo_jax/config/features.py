@@ -72,6 +72,8 @@ def use_pretrained(
     config.augment.policy_table = "imagenet"
     config.model.name = "efficientnet_lite0"
     config.model.weights = pretrained.IMAGENET
+    config.model.depth, config.model.stem = 18, "imagenet"  # Of resnet, from a file,
+    config.model.activation = "relu"  # which was trained with it.
     config.task.learning_rate = 1e-3  # Of steps: features are not standardised.
     _solve_head(config)
     # What only a solved head has follows the flag that leaves it, and the method.

@@ -227,7 +227,13 @@ def _check_head(config: ml_collections.ConfigDict) -> None:
         if config.data.source == "embeddings":
             _refuse("model.name", name, f"one of {', '.join(models.HEADS)}")
         if config.task.prior_variance:
-            _refuse("task.prior_variance", config.task.prior_variance, "0 of steps")
+            expected = (
+                "0 of a head that is stepped, since its features change or are not "
+                "those of given weights"
+            )
+            advice = "set <config.guard.folds=0> and <config.task.joined_epochs=0> too"
+            given = config.task.prior_variance
+            _refuse("task.prior_variance", given, expected, advice)
         return
     needed: dict[str, Any] = {
         "hyper.augment": "none",
@@ -259,7 +265,7 @@ def _check_guard(config: ml_collections.ConfigDict) -> None:
         return
     if guard.patience:
         _refuse("guard.patience", guard.patience, "0 of a network that is not solved")
-    if guard.folds and not joined:
+    if guard.folds and not joined_epochs(config):
         expected = "0 without task.joined_epochs, which use the Lambda that it chooses"
         _refuse("guard.folds", guard.folds, expected)
     if joined and config.data.train_on != "train":

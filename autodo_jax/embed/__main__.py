@@ -34,13 +34,17 @@ from autodo_jax.workdir import files
 
 
 def embed(
-    config: ml_collections.ConfigDict, say: features.Say = lambda text: None
+    config: ml_collections.ConfigDict,
+    say: features.Say = lambda text: None,
+    *,
+    workdir: pathlib.Path | None = None,
 ) -> dict[str, np.ndarray]:
     """Returns the arrays of the file, by their names.
 
     Args:
       config: validated, of a network with weights and of a folder.
       say: is told how far it is, in a line.
+      workdir: of a run, whose features are taken and kept; None: all are computed.
 
     Raises:
       ConfigError: no weights, or weights that do not fit the network.
@@ -50,6 +54,7 @@ def embed(
         raise ConfigError(
             "config.model has no weights for an encoder that is frozen",
             "pass <config.model.weights=FILE.safetensors>",
+            "leave out <config.model.frozen_encoder>",
         )
     parts = folder.load(config.data, config.seed)
     checks.check(parts, channels=len(config.data.mean))
@@ -57,10 +62,11 @@ def embed(
     given = models.initial_variables(config.model, len(class_names))
     losses = objective.create(config, models.create(config.model, len(class_names)))
     encoder = features.Encoder(config, losses, given["batch_stats"]["encoder"])
+    store = features.open_store(workdir, encoder)
     arrays: dict[str, np.ndarray] = {"class_names": np.array(class_names)}
     for name, part in parts._asdict().items():
         if part is not None and len(part.labels):
-            arrays |= _arrays(name, part, encoder.of(part, say=say))
+            arrays |= _arrays(name, part, encoder.of(part, store, say))
     return arrays
 
 

@@ -102,26 +102,26 @@ def _add_damping(system: System, damping: chex.Numeric) -> System:
 def solve_from(
     solve: Callable[[PyTree, chex.Numeric], Any],
     matvec: Matvec,
-    b: PyTree,
+    unit_b: PyTree,
     x0: PyTree | None,
 ) -> tuple[PyTree, PyTree]:
-    """Returns `(x, solver_info)` of `A x = b`, starting from `x0`.
+    """Returns `(x, solver_info)` of `A x = unit_b`, |unit_b| = 1, starting from `x0`.
 
     An `x0` that is no better than zero is dropped. `solve` gets a right-hand side of
-    unit norm, and the number that stands for |b| in its scale.
+    unit norm, and the number that stands for 1 in its scale.
     """
-    rhs = b
+    rhs, rhs_norm, tol_scale = unit_b, jnp.ones(()), jnp.ones(())
     if x0 is not None:
-        rhs = optax.tree.sub(b, matvec(x0))
+        residual, norm = tree.normalize(optax.tree.sub(unit_b, matvec(x0)))
         # False for a NaN too.
-        helps = tree.norm(rhs) < tree.norm(b)
-        rhs = tree.select(helps, rhs, b)
+        helps = norm < jnp.where(tree.norm(unit_b) > 0, 1, 0)
+        rhs = tree.select(helps, residual, unit_b)
+        rhs_norm = jnp.where(helps, norm, 1)
+        tol_scale = 1 / tree.nonzero(rhs_norm)
         x0 = tree.select(helps, x0, tree.zeros_like(x0))
-    unit, rhs_norm = tree.normalize(rhs)
-    tol_scale = 1.0 if x0 is None else tree.norm(b) / nonzero(rhs_norm)
-    solution, solver_info = split_info(solve(unit, tol_scale), b)
-    x = tree.scale(rhs_norm, tree.cast_like(solution, b))
-    return (x if x0 is None else optax.tree.add(x0, x)), solver_info
+    solution, solver_info = split_info(solve(rhs, tol_scale), unit_b)
+    x = tree.cast_like(solution, unit_b)
+    return (x if x0 is None else tree.add_scaled(x0, rhs_norm, x)), solver_info
 
 
 def call_solver(
@@ -152,22 +152,15 @@ def mean_product(
     return LinearMap(lambda v: mean(local(vary(v))), transposed)
 
 
-def best_length(
-    product: PyTree, unit_b: PyTree, b_norm: chex.Array
-) -> tuple[chex.Array, chex.Array]:
-    """Returns the c of smallest `|c product - b|`, and that residual, at most |b|.
+def bounded_length(product: PyTree, unit_b: PyTree) -> chex.Array:
+    """Returns a c for which `|c product - unit_b|` is at most 1, where |unit_b| = 1.
 
-    With `product = A u` it is `c = (A u)'b / |A u|^2`.
+    1 where that is enough, else the c of the smallest residual.
     """
-    unit_product, product_norm = tree.normalize(product)
-    along = tree.vdot(unit_product, unit_b)
-    residual = b_norm * jnp.sqrt(jnp.maximum(1 - along**2, 0))
-    return along * b_norm / nonzero(product_norm), residual
-
-
-def nonzero(x: chex.Array) -> chex.Array:
-    """Returns x, and 1 for 0: a denominator of what is zero then."""
-    return jnp.where(x == 0, 1, x)
+    squared, along = tree.vdot(product, product), tree.vdot(product, unit_b)
+    is_below = squared <= 2 * along
+    shortest = jnp.where(is_below, 1, along)
+    return shortest / jnp.where(is_below, 1, tree.nonzero(squared))
 
 
 def num_batches(inner_batches: tuple, solver: Solver) -> int:

@@ -165,13 +165,14 @@ def _solve(
     def solve_with(matrix: LinearMap) -> Callable:
         def solve(_: Matvec, rhs: PyTree) -> PyTree:
             # One right-hand side for all devices, whose loops end together then.
+            unit, norm = tree.normalize(mean(rhs))
             x, _ = solve_from(
-                lambda unit, scale: call_solver(problem.solver, matrix, unit, scale),
+                lambda b, scale: call_solver(problem.solver, matrix, b, scale),
                 matrix,
-                mean(rhs),
+                unit,
                 None,
             )
-            return vary(x)
+            return vary(tree.scale(norm, x))
 
         return solve
 

@@ -12,11 +12,10 @@ from autodo_jax._typing import AxisName, PyTree
 from autodo_jax.implicit import checks, tree
 from autodo_jax.implicit.adjoint import (
     System,
-    best_length,
+    bounded_length,
     call_solver,
     collectives,
     mean_product,
-    nonzero,
     solve_from,
 )
 from autodo_jax.implicit.linear import BoundedSolver, Matvec, MatvecAt
@@ -93,7 +92,10 @@ def implicit_gradient(
         return solver.stochastic(lambda j: on_vectors(matvec_at(j)), rhs)
 
     with tree.sharded_over(axes):
-        x, solver_info = solve_from(solve, matvec, b, x0)
+        unit_b, b_norm = tree.normalize(b)
+        if x0 is not None:
+            x0 = tree.scale(1 / tree.nonzero(b_norm), x0)
+        x, solver_info = solve_from(solve, matvec, unit_b, x0)
         # A series would pay a product for it where the residual is not asked for, and
         # has looked at all its residuals but the last.
         is_recurrence = isinstance(solver, BoundedSolver)
@@ -104,7 +106,7 @@ def implicit_gradient(
             return mean(tree.promote(product)), mean(mixed)
 
         direct, optimality = mean((direct, system.optimality))
-        grads, info = _assemble(adjoint, x, b, direct, is_recurrence)
+        grads, info = _assemble(adjoint, x, unit_b, b_norm, direct, is_recurrence)
         info = info._replace(
             inner_grad_norm=tree.norm(tree.promote(optimality)),
             aux=aux,
@@ -116,33 +118,31 @@ def implicit_gradient(
 def _assemble(
     adjoint: Callable[[PyTree], tuple[PyTree, PyTree]],
     x: PyTree,
-    b: PyTree,
+    unit_b: PyTree,
+    b_norm: chex.Array,
     direct: PyTree,
     is_recurrence: bool,
 ) -> tuple[PyTree, HypergradInfo]:
-    """Returns the hypergradient from the solution, and what that product tells."""
+    """Returns the hypergradient from x, `A x = unit_b`, and what its product tells."""
     # At x / |x|, because a tiny x would underflow in x'Ax, and in float16 everywhere.
     unit_x, x_norm = tree.normalize(x)
     unit_product, mixed = adjoint(unit_x)
-    unit_b, b_norm = tree.normalize(b)
-    residual = tree.norm(optax.tree.sub(tree.scale(x_norm, unit_product), b))
+    product = tree.scale(x_norm, unit_product)
     if is_recurrence:
         # Recurrences say that they are below |b|, but lose it to rounding in singular
         # systems.
-        length, shorter = best_length(unit_product, unit_b, b_norm)
-        is_below = residual <= b_norm
-        x = tree.select(is_below, x, tree.scale(length, unit_x))
-        x_norm = jnp.where(is_below, x_norm, length)
-        residual = jnp.where(is_below, residual, shorter)
-    grads = optax.tree.sub(direct, tree.scale(x_norm, mixed))
+        length = bounded_length(product, unit_b)
+        product, x = tree.scale(length, product), tree.scale(length, x)
+        x_norm = length * x_norm
+    grads = tree.add_scaled(direct, -b_norm * x_norm, mixed)
     return grads, HypergradInfo(
         inner_grad_norm=jnp.zeros(()),
-        residual_norm=residual / nonzero(b_norm),
+        residual_norm=tree.norm(optax.tree.sub(product, unit_b)),
         curvature=tree.vdot(unit_x, unit_product),
         rhs_norm=b_norm,
         direct_norm=tree.norm(tree.promote(direct)),
         grads_finite=tree.all_finite(grads),
-        solution=x,
+        solution=tree.scale(b_norm, x),
         aux=None,
         solver_info=None,
     )

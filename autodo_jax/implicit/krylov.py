@@ -1,14 +1,20 @@
 """Conjugate gradients: for a positive definite A, and on the normal equations."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax.numpy as jnp
 
 from autodo_jax._typing import PyTree
 from autodo_jax.implicit import checks, loops, tree
-from autodo_jax.implicit.linear import HashableOptions, Matvec, damp, transpose
+from autodo_jax.implicit.linear import (
+    BoundedSolver,
+    HashableOptions,
+    Matvec,
+    damp,
+    transpose,
+)
 
 
 class ConjugateGradientInfo(NamedTuple):
@@ -37,6 +43,13 @@ def check_options(
 def tolerance(tol: float | None, b: PyTree) -> chex.Numeric:
     """Returns `tol`, or where it is None ten times machine epsilon."""
     return 10 * tree.epsilon(b) if tol is None else tol
+
+
+def solve_scaled(solver: BoundedSolver, matvec: Matvec, b: PyTree) -> Any:
+    """Returns what the solver gives for `b / |b|`, its solution scaled back."""
+    unit, b_norm = tree.normalize(b)
+    x, info = solver.bounded(matvec, unit, 1.0)
+    return tree.scale(b_norm, x), info
 
 
 def conjugate_gradient(
@@ -102,17 +115,14 @@ class ConjugateGradient(HashableOptions):
     def __call__(
         self, matvec: Matvec, b: PyTree
     ) -> tuple[PyTree, ConjugateGradientInfo]:
-        return self.bounded(matvec, b)
+        return solve_scaled(self, matvec, b)
 
     def bounded(
-        self, matvec: Matvec, b: PyTree, tol_scale: chex.Numeric | None = None
+        self, matvec: Matvec, b: PyTree, tol_scale: chex.Numeric = 1.0
     ) -> tuple[PyTree, ConjugateGradientInfo]:
-        """Solves with a tolerance relative to `tol_scale`; None: to |b|."""
+        """Solves for a b of unit norm, to a tolerance relative to `tol_scale`."""
         matvec = damp(matvec, self.damping)
-        unit, b_norm = tree.normalize(b)
-        threshold = tolerance(self.tol, b)
-        if tol_scale is not None:
-            threshold = threshold * tol_scale / _nonzero(b_norm)
+        threshold = tolerance(self.tol, b) * tol_scale
         precondition = self.preconditioner or (lambda v: v)
 
         def is_unfinished(state: _CGState) -> chex.Array:
@@ -124,40 +134,47 @@ class ConjugateGradient(HashableOptions):
             product = matvec(p)
             curvature = tree.vdot(p, product)
             negative = curvature <= 0
-            # The step with the smallest residual, which may point backwards.
-            shortest = tree.vdot(product, r) / _nonzero(tree.vdot(product, product))
-            length = jnp.where(
-                negative, shortest, rz / jnp.where(negative, 1, curvature)
+            # Along a negative direction any step will do: smoothing finds its length.
+            any_length = jnp.sqrt(tree.nonzero(tree.vdot(product, product)))
+            length = jnp.where(negative, jnp.sqrt(best_rr), rz) / jnp.where(
+                negative, any_length, curvature
             )
             x = tree.add_scaled(x, length, p)
             r = tree.add_scaled(r, -length, product)
             z = precondition(r)
             new_rz = tree.vdot(r, z)
-            p = tree.add_scaled(z, new_rz / _nonzero(rz), p)
-            change = tree.add_scaled(r, -1, best_r)
-            share = -tree.vdot(best_r, change) / _nonzero(tree.vdot(change, change))
-            share = jnp.where(tree.vdot(r, r) < best_rr, 1, share)
-            best = tree.add_scaled(best, share, tree.add_scaled(x, -1, best))
-            best_r = tree.add_scaled(best_r, share, change)
-            rr = tree.vdot(best_r, best_r)
-            return _CGState(k + 1, x, r, p, new_rz, negative, best, best_r, rr)
+            rr = tree.vdot(r, r) if self.preconditioner else new_rz
+            p = tree.add_scaled(z, new_rz / tree.nonzero(rz), p)
+            share, best_rr = _smooth(rr, tree.vdot(best_r, r), best_rr)
+            best = tree.interpolate(best, share, x)
+            best_r = tree.interpolate(best_r, share, r)
+            return _CGState(k + 1, x, r, p, new_rz, negative, best, best_r, best_rr)
 
-        z = precondition(unit)
-        zero, rr = tree.zeros_like(unit), tree.vdot(unit, unit)
-        start = _CGState(
-            jnp.zeros((), jnp.int32),
-            zero,
-            unit,
-            z,
-            tree.vdot(unit, z),
-            jnp.array(False),
-            zero,
-            unit,
-            rr,
-        )
+        z, zero = precondition(b), tree.zeros_like(b)
+        rz, rr = tree.vdot(b, z), tree.vdot(b, b)
+        k, stopped = jnp.zeros((), jnp.int32), jnp.array(False)
+        start = _CGState(k, zero, b, z, rz, stopped, zero, b, rr)
         end = loops.while_loop(is_unfinished, iterate, start)
-        info = ConjugateGradientInfo(end.k, jnp.sqrt(end.best_rr), end.stopped)
-        return tree.scale(b_norm, end.best), info
+        return end.best, ConjugateGradientInfo(
+            end.k, jnp.sqrt(end.best_rr), end.stopped
+        )
+
+
+def _smooth(
+    rr: chex.Array, rs: chex.Array, ss: chex.Array
+) -> tuple[chex.Array, chex.Array]:
+    """Returns the share c of r in the residual `s + c (r - s)`, and its square.
+
+    1 where r is smaller than s, else the share of smallest residual. Takes `r'r`, `r's`
+    and `s's`.
+    """
+    change = jnp.maximum(rr - 2 * rs + ss, 0)  # |r - s|^2
+    is_smaller = rr < ss
+    gain = jnp.where(change > 0, ss - rs, 0)
+    share = jnp.where(is_smaller, 1, gain) / jnp.where(
+        is_smaller, 1, tree.nonzero(change)
+    )
+    return share, jnp.where(is_smaller, rr, jnp.maximum(ss - share * gain, 0))
 
 
 class NormalCGInfo(NamedTuple):
@@ -222,18 +239,15 @@ class NormalCG(HashableOptions):
         check_options(self.max_iters, self.tol, self.damping)
 
     def __call__(self, matvec: Matvec, b: PyTree) -> tuple[PyTree, NormalCGInfo]:
-        return self.bounded(matvec, b)
+        return solve_scaled(self, matvec, b)
 
     def bounded(
-        self, matvec: Matvec, b: PyTree, tol_scale: chex.Numeric | None = None
+        self, matvec: Matvec, b: PyTree, tol_scale: chex.Numeric = 1.0
     ) -> tuple[PyTree, NormalCGInfo]:
-        """Solves with a tolerance relative to `tol_scale`; None: to |b|."""
+        """Solves for a b of unit norm, to a tolerance relative to `tol_scale`."""
         matvec = damp(matvec, self.damping)
         transposed = matvec if self.symmetric else transpose(matvec, b)
-        unit, b_norm = tree.normalize(b)
-        threshold = tolerance(self.tol, b)
-        if tol_scale is not None:
-            threshold = threshold * tol_scale / _nonzero(b_norm)
+        threshold = tolerance(self.tol, b) * tol_scale
         rounding = 10 * tree.epsilon(b)
 
         def is_unfinished(state: _NormalState) -> chex.Array:
@@ -246,25 +260,19 @@ class NormalCG(HashableOptions):
             k, x, r, s, p, _, ss, largest = state
             product = matvec(p)
             squared = tree.vdot(product, product)
-            length = ss / _nonzero(squared)
+            length = ss / tree.nonzero(squared)
             x = tree.add_scaled(x, length, p)
             r = tree.add_scaled(r, -length, product)
             s = transposed(r)
             new_ss = tree.vdot(s, s)
-            stretch = squared / _nonzero(tree.vdot(p, p))
-            p = tree.add_scaled(s, new_ss / _nonzero(ss), p)
+            stretch = squared / tree.nonzero(tree.vdot(p, p))
+            p = tree.add_scaled(s, new_ss / tree.nonzero(ss), p)
             largest = jnp.maximum(largest, stretch)
             return _NormalState(k + 1, x, r, s, p, tree.vdot(r, r), new_ss, largest)
 
-        s = transposed(unit)
-        ss = tree.vdot(s, s)
-        rr = tree.vdot(unit, unit)
-        zero = tree.zeros_like(unit)
+        s, zero = transposed(b), tree.zeros_like(b)
+        ss, rr = tree.vdot(s, s), tree.vdot(b, b)
         k = jnp.zeros((), jnp.int32)
-        start = _NormalState(k, zero, unit, s, s, rr, ss, jnp.zeros_like(rr))
+        start = _NormalState(k, zero, b, s, s, rr, ss, jnp.zeros_like(rr))
         end = loops.while_loop(is_unfinished, iterate, start)
-        return tree.scale(b_norm, end.x), NormalCGInfo(end.k, jnp.sqrt(end.rr))
-
-
-def _nonzero(x: chex.Array) -> chex.Array:
-    return jnp.where(x == 0, 1, x)
+        return end.x, NormalCGInfo(end.k, jnp.sqrt(end.rr))

@@ -38,10 +38,12 @@ def repeat(num_times: int, body: Callable, state: PyTree) -> PyTree:
     if is_traced and (num_times > _MAX_UNROLLED or not _needs_unrolling(body, state)):
         return jax.lax.fori_loop(0, num_times, body, state)
     for i in range(num_times):
-        state = body(i, state)
-        if i == 0 and num_times > _MAX_UNROLLED and _is_traced(state):
-            # Only the matrix is traced.
-            return jax.lax.fori_loop(1, num_times, body, state)
+        following = body(i, state)
+        if i == 0 and num_times > _MAX_UNROLLED and _is_traced(following):
+            # Only the matrix is traced. From the start, so that its product is compiled
+            # once: the one above is not used then.
+            return jax.lax.fori_loop(0, num_times, body, state)
+        state = following
     return state
 
 

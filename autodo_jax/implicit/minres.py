@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from autodo_jax._typing import PyTree
 from autodo_jax.implicit import loops, tree
-from autodo_jax.implicit.krylov import check_options, tolerance
+from autodo_jax.implicit.krylov import check_options, solve_scaled, tolerance
 from autodo_jax.implicit.linear import HashableOptions, Matvec, damp
 
 
@@ -84,19 +84,16 @@ class Minres(HashableOptions):
         check_options(self.max_iters, self.tol, self.damping, self.preconditioner)
 
     def __call__(self, matvec: Matvec, b: PyTree) -> tuple[PyTree, MinresInfo]:
-        return self.bounded(matvec, b)
+        return solve_scaled(self, matvec, b)
 
     def bounded(
-        self, matvec: Matvec, b: PyTree, tol_scale: chex.Numeric | None = None
+        self, matvec: Matvec, b: PyTree, tol_scale: chex.Numeric = 1.0
     ) -> tuple[PyTree, MinresInfo]:
-        """Solves with a tolerance relative to `tol_scale`; None: to |b|."""
+        """Solves for a b of unit norm, to a tolerance relative to `tol_scale`."""
         matvec = damp(matvec, self.damping)
-        unit, b_norm = tree.normalize(b)
-        threshold = tolerance(self.tol, b)
-        if tol_scale is not None:
-            threshold = threshold * tol_scale / jnp.where(b_norm == 0, 1, b_norm)
+        threshold = tolerance(self.tol, b) * tol_scale
         precondition = self.preconditioner or (lambda v: v)
-        start = _start(unit, precondition)
+        start = _start(b, precondition)
         beta1 = start.beta
 
         def is_unfinished(state: _State) -> chex.Array:
@@ -107,8 +104,7 @@ class Minres(HashableOptions):
             return _iterate(state, matvec, precondition)
 
         end = loops.while_loop(is_unfinished, iterate, start)
-        residual = end.phibar / jnp.where(beta1 == 0, 1, beta1)
-        return tree.scale(b_norm, end.x), MinresInfo(end.k, residual)
+        return end.x, MinresInfo(end.k, end.phibar / tree.nonzero(beta1))
 
 
 def _start(unit: PyTree, precondition: Matvec) -> _State:
@@ -137,11 +133,11 @@ def _start(unit: PyTree, precondition: Matvec) -> _State:
 
 def _iterate(s: _State, matvec: Matvec, precondition: Matvec) -> _State:
     # Lanczos: the next row of the tridiagonal matrix.
-    v = tree.scale(1 / _nonzero(s.beta), s.y)
+    v = tree.scale(1 / tree.nonzero(s.beta), s.y)
     product = matvec(v)
-    product = tree.add_scaled(product, -s.beta / _nonzero(s.old_beta), s.r1)
+    product = tree.add_scaled(product, -s.beta / tree.nonzero(s.old_beta), s.r1)
     alpha = tree.vdot(v, product)
-    r3 = tree.add_scaled(product, -alpha / _nonzero(s.beta), s.r2)
+    r3 = tree.add_scaled(product, -alpha / tree.nonzero(s.beta), s.r2)
     y = precondition(r3)
     beta = jnp.sqrt(jnp.maximum(tree.vdot(r3, y), 0))
     a_squared = s.a_squared + alpha**2 + 2 * beta**2
@@ -153,11 +149,13 @@ def _iterate(s: _State, matvec: Matvec, precondition: Matvec) -> _State:
     rounding = 100 * tree.epsilon(v) * jnp.sqrt(a_squared)
     # |A r| / |r|: at zero x solves the least squares, and the next step may be 0 / 0.
     is_least = jnp.sqrt(gbar**2 + dbar**2) <= rounding
-    cos, sin = gbar / _nonzero(gamma), beta / _nonzero(gamma)
+    cos, sin = gbar / tree.nonzero(gamma), beta / tree.nonzero(gamma)
     phi, phibar = cos * s.phibar, sin * s.phibar
-    w = tree.add_scaled(v, -s.epsilon, s.w1)
-    w = tree.scale(1 / _nonzero(gamma), tree.add_scaled(w, -delta, s.w2))
-    x = tree.select(is_least, s.x, tree.add_scaled(s.x, phi, w))
+    # 0 at a least residual, so that x stays.
+    inverse = jnp.where(is_least, 0, 1) / tree.nonzero(gamma)
+    w = tree.add_scaled(tree.scale(inverse, v), -s.epsilon * inverse, s.w1)
+    w = tree.add_scaled(w, jnp.where(is_least, 0, -delta) / tree.nonzero(gamma), s.w2)
+    x = tree.add_scaled(s.x, phi, w)
     return _State(
         k=s.k + 1,
         x=x,
@@ -176,7 +174,3 @@ def _iterate(s: _State, matvec: Matvec, precondition: Matvec) -> _State:
         a_squared=a_squared,
         stopped=is_least | (beta <= rounding),
     )
-
-
-def _nonzero(x: chex.Array) -> chex.Array:
-    return jnp.where(x == 0, 1, x)

@@ -115,34 +115,34 @@ class Neumann(HashableOptions):
         """
         del tol_scale
         matvec, step, start = self._begin(matvec, b)
-        b_squared = tree.vdot(b, b)
+        b_squared = jax.lax.stop_gradient(tree.vdot(b, b))
 
         def descend(_: chex.Numeric, state: _Descent) -> _Descent:
             x, product = state.x, matvec(state.x)
             residual = optax.tree.sub(b, product)
             squared = jax.lax.stop_gradient(tree.vdot(residual, residual))
-            # The residual of `length * x` is smallest, and at most |b|.
-            product_squared = tree.vdot(product, product)
-            length = tree.vdot(product, b) / _nonzero(product_squared)
-            scaled = b_squared - length**2 * product_squared
-            scaled = jax.lax.stop_gradient(scaled)
-            is_best = scaled < state.best_scaled
+            # The residual of `length * x` is smallest, at most |b|, and the smaller the
+            # more the product points along b.
+            product_squared = tree.nonzero(tree.vdot(product, product))
+            along = tree.vdot(product, b)
+            cosine = jax.lax.stop_gradient(along**2 / product_squared)
+            is_best = cosine > state.best_cosine
+            length = along / product_squared
             return _Descent(
                 x=_descend(x, product, step, start),
                 best=tree.select(is_best, tree.scale(length, x), state.best),
-                best_scaled=jnp.where(is_best, scaled, state.best_scaled),
+                best_cosine=jnp.where(is_best, cosine, state.best_cosine),
                 smallest=jnp.minimum(squared, state.smallest),
                 last=squared,
             )
 
         zero = jnp.zeros_like(b_squared)
-        fixed = jax.lax.stop_gradient(b_squared)
-        first = _Descent(start, tree.zeros_like(b), fixed, fixed, zero)
+        first = _Descent(start, tree.zeros_like(b), zero, b_squared, zero)
         if self.num_terms == 0:
             return start
         end = loops.repeat(self.num_terms, descend, first)
         # Rounding errors of a series that has converged are not a divergence.
-        rounding = (100 * tree.epsilon(b)) ** 2 * fixed
+        rounding = (100 * tree.epsilon(b)) ** 2 * b_squared
         converges = end.last <= jnp.maximum(1.002 * end.smallest, rounding)
         return tree.select(converges, end.x, end.best)
 
@@ -191,10 +191,6 @@ class _Descent(NamedTuple):
 
     x: PyTree  # the latest, whose residual is not known yet
     best: PyTree  # the best of those before, at its best length
-    best_scaled: chex.Array
+    best_cosine: chex.Array  # of its product and b, squared
     smallest: chex.Array  # residual of the sums themselves, b for none
     last: chex.Array  # of the sum before x
-
-
-def _nonzero(x: chex.Array) -> chex.Array:
-    return jnp.where(x == 0, 1, x)

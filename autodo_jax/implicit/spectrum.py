@@ -84,14 +84,23 @@ def _random_like(key: chex.PRNGKey, like: PyTree) -> PyTree:
     if len(leaves) <= _MAX_DRAWS and not any(map(tree.shard_axes, leaves)):
         draws = optax.tree.random_like(key, like, jax.random.normal)
         return jax.tree.map(tree.place_like, draws, like)
-    seeds = jax.random.bits(key, (len(leaves),), jnp.uint32)
+    words = jax.random.key_data(key).ravel()
+    seed = sum(words[i] * jnp.uint32(2 * i + 1) for i in range(words.size))
+    # Leaves of one shape are multiples of one pattern, which is compiled once.
+    weights = [(-1) ** i * (0.5 + 0.618034 * i % 1) for i in range(len(leaves))]
+    patterns: dict = {}
+    for leaf in leaves:
+        kind = jax.typeof(leaf)
+        if kind not in patterns:
+            patterns[kind] = _pattern(seed, leaf)
     return structure.unflatten(
-        [_scrambled(seeds[i], leaf) for i, leaf in enumerate(leaves)]
+        [w * patterns[jax.typeof(x)] for w, x in zip(weights, leaves, strict=True)]
     )
 
 
-def _scrambled(seed: chex.Array, like: chex.Array) -> chex.Array:
-    position = jnp.zeros((), jnp.uint32)
+def _pattern(seed: chex.Array, like: chex.Array) -> chex.Array:
+    """Returns hashes of the positions in all of the parameter, in (-1, 1)."""
+    position = jnp.uint32(len(like.shape))
     for name in tree.shard_axes(like):
         position = position * 8191 + jax.lax.axis_index(name).astype(jnp.uint32)
     position = position * 65599
@@ -104,4 +113,5 @@ def _scrambled(seed: chex.Array, like: chex.Array) -> chex.Array:
         bits = (bits ^ (bits >> shift)) * jnp.uint32(factor)
     bits = bits ^ (bits >> 16)
     uniform = bits.astype(like.dtype) / math.ldexp(1, 31) - 1
-    return tree.place_like(uniform, like)
+    # Not for the values: the compiler would repeat only cheap operations for each leaf.
+    return tree.place_like(jnp.tanh(2 * uniform), like)

@@ -6,6 +6,11 @@ leaves of at least float32, whatever the precision of the parameters.
 Inner products are sums over whole leaves, never over a flattened copy: flattening makes
 every device gather all shards of an array. Inside `jax.shard_map` a leaf may be one
 shard of a parameter; `sharded_over` says over which axes to add its inner products.
+
+A scalar that scales or selects vectors is best the result of a division, a root or an
+exponential. XLA repeats cheap operations, among them the sum over all leaves of an
+inner product, in the program of each leaf that uses their result, and compile time is
+quadratic in the number of leaves then.
 """
 
 import contextlib
@@ -15,7 +20,6 @@ from collections.abc import Iterator
 import chex
 import jax
 import jax.numpy as jnp
-import optax
 
 from autodo_jax._typing import AxisName, PyTree
 
@@ -45,7 +49,16 @@ def scale(factor: chex.Numeric, tree: PyTree) -> PyTree:
 
 def add_scaled(tree: PyTree, factor: chex.Numeric, other: PyTree) -> PyTree:
     """Returns `tree + factor * other` without changing a dtype."""
-    return optax.tree.add(tree, scale(factor, other))
+    return jax.tree.map(
+        lambda x, y: x + jnp.asarray(factor, jnp.result_type(y)) * y, tree, other
+    )
+
+
+def interpolate(tree: PyTree, share: chex.Numeric, other: PyTree) -> PyTree:
+    """Returns `tree + share * (other - tree)` without changing a dtype."""
+    return jax.tree.map(
+        lambda x, y: x + jnp.asarray(share, jnp.result_type(x)) * (y - x), tree, other
+    )
 
 
 def zeros_like(tree: PyTree) -> PyTree:
@@ -70,21 +83,27 @@ def norm(tree: PyTree) -> chex.Array:
 def normalize(tree: PyTree) -> tuple[PyTree, chex.Array]:
     """Returns `(tree / |tree|, |tree|)`, and `(tree, 0)` for a tree of zeros.
 
-    The largest entry is divided out first: hypergradients of a mean over many points
-    are small enough for their squares to underflow in float32. The barrier keeps the
-    compiler from squaring a constant factor of the tree before that.
+    About the largest entry is divided out first: hypergradients of a mean over many
+    points are small enough for their squares to underflow in float32. The barrier keeps
+    the compiler from squaring a constant factor of the tree before that.
     """
     leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.size]
     if not leaves:
         return tree, jnp.zeros(())
     largest = jnp.stack([_largest_entry(leaf) for leaf in leaves]).max()
-    # Both `where`s keep the derivative of a zero tree finite.
-    is_zero = largest == 0
-    scaled = scale(1 / jnp.where(is_zero, 1, largest), tree)
+    # Within a factor of e. The exponential is for the compiler, see above.
+    size = jnp.exp(jnp.trunc(jnp.log(jax.lax.stop_gradient(largest))))
+    scaled = scale(1 / nonzero(size), tree)
     scaled = jax.tree.map(jax.lax.optimization_barrier, scaled)  # Each its own axes.
-    squared = vdot(scaled, scaled)
-    scaled_norm = jnp.sqrt(jnp.where(is_zero, 1, squared))
-    return scale(1 / scaled_norm, scaled), jnp.where(is_zero, 0, scaled_norm * largest)
+    # The inner `where` keeps the derivative of a zero tree finite.
+    is_zero = size == 0
+    scaled_norm = jnp.sqrt(jnp.where(is_zero, 1, vdot(scaled, scaled)))
+    return scale(1 / scaled_norm, scaled), scaled_norm * size
+
+
+def nonzero(x: chex.Array) -> chex.Array:
+    """Returns x, and 1 for 0: a denominator of what is zero then."""
+    return jnp.where(x == 0, 1, x)
 
 
 def epsilon(tree: PyTree) -> float:

@@ -57,7 +57,7 @@ def check(config: Any) -> None:
             f"pass <config.model.name> as one of {', '.join(LAYERS)}",
         )
     if weights == IMAGENET:
-        _imagenet_file(name)
+        imagenet_file(name)
     elif not pathlib.Path(weights).expanduser().is_file():
         raise ConfigError(
             f"config.model.weights is {weights!r}, which is not a file",
@@ -80,7 +80,7 @@ def load(config: Any, network: Network) -> dict[str, Any]:
     """
     check(config)
     if config.weights == IMAGENET:
-        where = _imagenet_file(config.name)
+        where = imagenet_file(config.name)
         arrays = torch_weights.read_pickle(where, _SHA256)
     else:
         where = pathlib.Path(config.weights).expanduser()
@@ -98,7 +98,12 @@ def digest(variables: Any) -> str:
     return found.hexdigest()
 
 
-def _imagenet_file(name: str) -> pathlib.Path:
+def imagenet_file(name: str) -> pathlib.Path:
+    """Returns the file of a network's weights, in torch's format before version 1.6.
+
+    Raises:
+      ConfigError: a network that has none, or the extra is not installed.
+    """
     if name != "efficientnet_lite0":
         raise ConfigError(
             f"config.model.weights is {IMAGENET!r}, which efficientnet_lite0 alone has",

@@ -151,7 +151,7 @@ def _prepare_head(
     """As `prepare`, for a head on constant features; it is solved."""
     if mesh.size > 1:
         raise RunError(
-            f"a head on constant features is solved on one device, not on {mesh.size}",
+            f"a head on constant features runs on one device, not on {mesh.size}",
             "pass <config.num_devices=1>",
         )
     model = models.create(config.model, data.num_classes)

@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 
 from autodo_jax import config as config_lib
-from autodo_jax import distributed, models
+from autodo_jax import distributed
 from autodo_jax.hyperparams import state as hyperparams
 from autodo_jax.train import guard
 
@@ -37,8 +37,7 @@ def held_out(config: ml_collections.ConfigDict, labels: np.ndarray) -> np.ndarra
       labels: of the clean points, [M].
     """
     learns = config_lib.has_hyperparams(config.hyper) and not config.hyper.frozen
-    is_solved = config.model.name in models.HEADS
-    if is_solved or not (config.guard.folds and learns):
+    if config_lib.is_solved(config) or not (config.guard.folds and learns):
         return np.zeros(len(labels), bool)
     folds = guard.assign_folds(labels, config.guard.folds, seed=config.seed)
     return folds == 0

@@ -14,7 +14,7 @@ import numpy as np
 from autodo_jax.workdir import files
 
 _DIGEST = 32  # bytes
-_DAMAGE = (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile)
+_DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile)
 
 
 def digests(images: np.ndarray) -> np.ndarray:
@@ -37,7 +37,7 @@ class FeatureStore:
         self._places: dict[bytes, tuple[pathlib.Path, int]] = {}
         for path in sorted(folder.glob("*.npz")):
             try:
-                with np.load(path, allow_pickle=False) as arrays:
+                with open(path, "rb") as file, np.load(file) as arrays:
                     self._note(path, arrays["digests"])
             except _DAMAGE:
                 continue
@@ -56,7 +56,7 @@ class FeatureStore:
         found: dict[bytes, np.ndarray] = {}
         for path, rows in wanted.items():
             try:
-                with np.load(path, allow_pickle=False) as arrays:
+                with open(path, "rb") as file, np.load(file) as arrays:
                     features = arrays["features"]
                     found |= {key: features[row] for key, row in rows.items()}
             except _DAMAGE:

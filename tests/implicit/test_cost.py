@@ -193,3 +193,50 @@ def test_short_series_with_convolutions_are_unrolled(monkeypatch):
     assert loops_in(5) == 0 < loops_in(9)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert loops_in(5) == 1
+
+
+COMPILED: dict[str, solvers.Solver] = {
+    "neumann": solvers.neumann(20),
+    "conjugate_gradient": solvers.conjugate_gradient(20),
+    "minres": solvers.minres(20),
+    "normal_cg": solvers.normal_cg(20),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["minres"]
+    + [
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("neumann", "conjugate_gradient", "normal_cg")
+    ],
+)
+def test_programs_are_linear_in_the_number_of_leaves(name):
+    """A sum over all leaves is not repeated in the program of each of them."""
+
+    def size(num_leaves):
+        leaves = [jnp.ones((3, 2)) for _ in range(num_leaves)]
+        double = lambda v: [2 * leaf for leaf in v]  # noqa: E731
+        solver = COMPILED[name]
+        assert isinstance(solver, solvers.BoundedSolver)
+        solve = jax.jit(lambda b: solver.bounded(double, b, 1.0))
+        return str(solve.lower(leaves).compile().as_text()).count(" = ") / num_leaves
+
+    assert size(20) < 1.05 * size(10)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("neumann", 3), ("conjugate_gradient", 2), ("minres", 2)]
+)
+def test_products_in_the_program(name, expected):
+    """One in the loop, one at the solution, and one of the power iteration."""
+
+    def curved(inner_loss, params, hparams, inner_args):
+        return jax.lax.erf_inv  # A primitive that nothing else has.
+
+    def run(w):
+        loss = lambda w, h: jnp.sum(w * h)  # noqa: E731
+        return hypergrad(loss, loss, w, w, solver=COMPILED[name], curvature=curved)
+
+    program = jax.jit(run).lower(jnp.ones(3)).as_text()
+    assert program.count("chlo.erf_inv") == expected

@@ -1,5 +1,6 @@
 """The program `autodo`: one command for each module that is a program."""
 
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -18,12 +19,14 @@ def test_help_fits_one_screen(capsys):
     assert "{" not in "".join(lines)
 
 
-def test_every_command_is_a_program():
-    for name, (module, text) in autodo.PROGRAMS.items():
-        spec = importlib.util.find_spec(module)
-        assert spec is not None and text, name
-        if spec.submodule_search_locations is not None:
-            assert importlib.util.find_spec(f"{module}.__main__"), name
+@pytest.mark.parametrize("name", autodo.PROGRAMS)
+def test_every_command_is_a_program(name):
+    module, text = autodo.PROGRAMS[name]
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and text
+    is_package = spec.submodule_search_locations is not None
+    program = importlib.import_module(f"{module}.__main__" if is_package else module)
+    assert callable(program.main)
 
 
 def test_an_unknown_command_names_the_known(capsys):

@@ -86,6 +86,7 @@ def test_the_last_is_taken_unless_the_best_is_surely_better():
     assert (epoch, float(tables["label"][0, 0])) == (5, 9)
 
 
+@pytest.mark.slow
 def test_a_run_says_which_lambda_it_took(tmp_path, monkeypatch):
     """Held-out losses that rise: the Lambda of the first epoch of the outer loop."""
     judged, numbers = [], []
@@ -112,6 +113,7 @@ def test_a_run_says_which_lambda_it_took(tmp_path, monkeypatch):
     assert numbers == [15]  # labels are judged by clean points that nothing has seen
 
 
+@pytest.mark.slow
 def test_labels_are_judged_by_what_theta_said_before_the_clean_points_joined(tmp_path):
     config = guarded_config()
     config.guard.folds = 0
