@@ -8,7 +8,7 @@ FOLDER has train/CLASS/* and test/CLASS/* with right labels: of CIFAR-10 as JPEG
 the first six classes, the 1001st to the 1130th train image and the first 120 test
 images, by name. By its seed a cell takes 40 train images of each class, gives 24 of the
 240 another label, and takes 15 clean ones a class. The head of configs/photos.py is
-solved on them; then on those that are no suspects; and on all once somebody has set
+solved on them; then on those that are not suspects; and on all once somebody has set
 right the 40 with the largest noise score. Beside it, scikit-learn's logistic regression
 on the same standardised features, of the train images, of the clean ones, of both, and
 of both without what cleanlab's filter finds. AP is the average precision of the noise

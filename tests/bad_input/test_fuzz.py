@@ -47,12 +47,12 @@ CHANGES = st.lists(
 def changed(content, changes):
     for share, kind, new in changes:
         at = int(share * len(content))
-        before, behind = content[:at], content[at:]
+        before, after = content[:at], content[at:]
         content = {
-            "put": before + new + behind[len(new) :],
-            "insert": before + new + behind,
-            "cut": before + behind[len(new) * 10 :],
-            "double": before + before[-len(new) * 10 :] + behind,
+            "put": before + new + after[len(new) :],
+            "insert": before + new + after,
+            "cut": before + after[len(new) * 10 :],
+            "double": before + before[-len(new) * 10 :] + after,
             "end": before,
         }[kind]
     return content
