@@ -36,12 +36,13 @@ def hypergrads(
 
     Examples:
       >>> import jax.numpy as jnp
+      >>> import numpy as np
       >>> from autodo_jax import hypergrads, solvers
       >>> inner = lambda w, lam: 0.5 * jnp.sum((w - lam) ** 2)  # minimum at w = lam
       >>> outer = lambda w, lam: w**2  # a loss for each element
       >>> lam = jnp.array([3.0, -1.0])
       >>> rows = hypergrads(inner, outer, lam, lam, solver=solvers.dense())
-      >>> rows.round(3).tolist()
+      >>> np.round(np.asarray(rows), 3).tolist()
       [[6.0, 0.0], [0.0, -2.0]]
     """
     return value_and_hypergrads(inner_loss, outer_losses, params, hparams, **options)[1]

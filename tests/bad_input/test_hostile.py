@@ -95,7 +95,7 @@ BYTES = {
     "latin": lambda content: b"\xe9" + content,
     "wide": lambda content: content.decode("latin-1").encode("utf-16"),
     "doubled": lambda content: content.rstrip() + content,
-    "more after": lambda content: content.rstrip() + b"}",
+    "more after it": lambda content: content.rstrip() + b"}",
     "a list": lambda content: b"[1]",
     "a number": lambda content: b"3",
     "a text": lambda content: ('"' + ESCAPE + '"').encode(),
