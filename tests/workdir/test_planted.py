@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from autodo_jax import main
+from autodo_jax import command_line, main
 from autodo_jax.errors import WorkdirError, WriteError
 from autodo_jax.report import comparison, page
 from autodo_jax.review.decisions import Decisions
@@ -11,6 +11,7 @@ from autodo_jax.train import loop
 from autodo_jax.workdir import files, folder, run
 from configs import digits
 from tests.report import made_up
+from tests.test_main import DIGITS, ROOT, TINY
 from tests.train import prepared
 
 EVENT = "events.out.tfevents.1.planted"
@@ -122,16 +123,12 @@ def test_a_path_that_is_not_utf8_is_refused_at_the_start(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_finished_run_gets_the_report_that_it_lacks(tmp_path, capfd):
-    config = prepared.tiny_config("baseline", epochs=1)
+def test_a_finished_run_gets_the_report_that_it_lacks(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(ROOT)
+    flags = [f"{DIGITS}:baseline", *TINY, f"--workdir={tmp_path}"]
+    config = command_line.load_config(command_line.parse(["main", *flags]))
     ready, state = prepared.prepare(config)
     loop.run(ready, state, tmp_path)
-    flags = [
-        *("--config=configs/digits.py:baseline", "--config.epochs=1"),
-        *("--config.batch_size=16", "--config.model.widths=(4,4)"),
-        *("--config.hyper.start_epoch=1", "--config.augment.policy=none"),
-        f"--workdir={tmp_path}",
-    ]
     assert main.main(["main", *flags]) == 0
     assert "is finished" in capfd.readouterr().out
     written = (tmp_path / "report.html").stat().st_mtime_ns
