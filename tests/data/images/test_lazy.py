@@ -192,6 +192,7 @@ def test_split_and_distortions_leave_images_encoded(root, monkeypatch, outer_set
         )
         config.data.allow_overlap = True
         config.data.update(outer_set=outer_set, stream=stream, imbalance_ratio=2.0)
+        config.data.validation_size = 0.2
         return run_data.load(config)
 
     resident = experiment_data(False)
