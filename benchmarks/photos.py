@@ -9,7 +9,8 @@ the first six classes, the 1001st to the 1130th train image and the first 120 te
 images, by name. By its seed a cell takes 40 train images of each class, gives 24 of the
 240 another label, and takes 15 clean ones a class. The head of configs/photos.py is
 solved on them; then on those that are not suspects; and on all once somebody has set
-right the 40 with the largest noise score. Beside it, scikit-learn's logistic regression
+right the 40 with the largest noise score. Beside it, the control with Lambda frozen and
+the honest rivals, by the same command; and scikit-learn's logistic regression
 on the same standardised features, of the train images, of the clean ones, of both, and
 of both without what cleanlab's filter finds. AP is the average precision of the noise
 score, and of cleanlab's label quality, for the 24.
@@ -33,10 +34,14 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.preprocessing import StandardScaler
 
 import autodo_jax
+from autodo_jax import config as config_lib
 
 NUM_TRAIN, NUM_CLEAN, NUM_WRONG, NUM_REVIEWED = 40, 15, 24, 40
 ROWS = {
     "autodo, error %": "first",
+    "autodo, frozen, error %": "frozen",
+    "clean_only, error %": "clean_only",
+    "joined, error %": "joined",
     "autodo after `export`, error %": "cleaned",
     "autodo after a review, error %": "reviewed",
     "LR train, error %": "LR train",
@@ -73,8 +78,16 @@ def run_story(arrays: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
     given[wrong] %= len(places)
     is_wrong = given != true
 
-    def train(points: Part) -> autodo_jax.OptimizedDataset:
-        return autodo_jax.optimize_dataset(points, clean, test, progress=False)
+    def train(
+        points: Part, method: str = "autodo", *, frozen: bool = False
+    ) -> autodo_jax.OptimizedDataset:
+        config = autodo_jax.config_for(points)
+        if method != config.method:
+            config_lib.use_features(config, method)
+        config.hyper.frozen = frozen
+        return autodo_jax.optimize_dataset(
+            points, clean, test, config=config, progress=False
+        )
 
     first = train((points, given))
     report = first.report
@@ -84,6 +97,9 @@ def run_story(arrays: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
     reviewed[looked_at] = true[looked_at]
     found: dict[str, Any] = {
         "first": first.result["test_error"],
+        "frozen": train((points, given), frozen=True).result["test_error"],
+        "clean_only": train((points, given), "clean_only").result["test_error"],
+        "joined": train((points, given), "joined").result["test_error"],
         "cleaned": train((points[kept], given[kept])).result["test_error"],
         "reviewed": train((points, reviewed)).result["test_error"],
         "ap": float(average_precision_score(is_wrong, report.noise_score)),
