@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import optax
 
 from autodo_jax._typing import AxisName, PyTree
 from autodo_jax.implicit import checks, tree
@@ -107,18 +106,25 @@ def solve_from(
 ) -> tuple[PyTree, PyTree]:
     """Returns `(x, solver_info)` of `A x = unit_b`, |unit_b| = 1, starting from `x0`.
 
-    An `x0` that is no better than zero is dropped. `solve` gets a right-hand side of
-    unit norm, and the number that stands for 1 in its scale.
+    `x0` is shortened to its length of smallest residual, and dropped where none is
+    better than zero. Without that, the warm starts of a training loop grow along
+    directions of negative curvature until their residual is 1, and what they find is
+    mostly these directions. It is not made longer: T terms more would not continue the
+    sum of T terms then. `solve` gets a right-hand side of unit norm, and the number
+    that stands for 1 in its scale.
     """
     rhs, rhs_norm, tol_scale = unit_b, jnp.ones(()), jnp.ones(())
     if x0 is not None:
-        residual, norm = tree.normalize(optax.tree.sub(unit_b, matvec(x0)))
-        # False for a NaN too.
-        helps = norm < jnp.where(tree.norm(unit_b) > 0, 1, 0)
+        product = matvec(x0)
+        squared, along = tree.vdot(product, product), tree.vdot(product, unit_b)
+        length = jax.lax.stop_gradient(jnp.minimum(along / tree.nonzero(squared), 1))
+        helps = length > 0  # False for a NaN too.
+        residual = tree.add_scaled(unit_b, -length, product)
+        residual, norm = tree.normalize(residual)
         rhs = tree.select(helps, residual, unit_b)
         rhs_norm = jnp.where(helps, norm, 1)
         tol_scale = 1 / tree.nonzero(rhs_norm)
-        x0 = tree.select(helps, x0, tree.zeros_like(x0))
+        x0 = tree.select(helps, tree.scale(length, x0), tree.zeros_like(x0))
     solution, solver_info = split_info(solve(rhs, tol_scale), unit_b)
     x = tree.cast_like(solution, unit_b)
     return (x if x0 is None else tree.add_scaled(x0, rhs_norm, x)), solver_info

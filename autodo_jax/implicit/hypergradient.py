@@ -122,8 +122,9 @@ def value_and_hypergrad(
       inner_batches: in place of `inner_args`, a tuple like it whose arrays have a
         leading axis of `num_terms + 1`: a batch for each product, the last for the
         mixed term. Needs a solver that allows it (`solvers.neumann`).
-      x0: starting point of the solve, such as `info.solution` of the previous step; no
-        derivative flows through it. Takes one more product.
+      x0: starting point of the solve, such as `info.solution` of the previous step,
+        at its length of smallest residual if that is shorter; no derivative flows
+        through it. Takes one more product.
       axis_name: mapped axis (or tuple of axes). Each device on it holds a shard of the
         data and a copy of `params` and `hparams`, and the losses are local means.
         Value, hypergradient and diagnostics are those of the mean over the axis;

@@ -107,8 +107,9 @@ def test_singular_hessians(name, shape):
 def test_tolerance_with_a_warm_start(make, tol, x64):
     """Relative to |b|: no product from an x0 within it, a few from one that is not."""
     diagonal = jnp.linspace(1.0, 100.0, 30)
+    sign = (-1.0) ** jnp.arange(30)  # So that no length of x0 solves it.
 
-    def solve(factor):
+    def solve(error):
         return value_and_hypergrad(
             diagonal_inner,
             lambda w, h: jnp.sum(w),
@@ -116,12 +117,12 @@ def test_tolerance_with_a_warm_start(make, tol, x64):
             diagonal,
             inner_args=(diagonal,),
             solver=make(500, tol=tol),
-            x0=factor / diagonal,
+            x0=(1 + error * sign) / diagonal,
         )[2]
 
-    info = run_once(solve, 1 + tol / 2)
+    info = run_once(solve, tol / 2)
     assert info.solver_info.num_iters == 0
-    info = run_once(solve, 1 + 10 * tol)
+    info = run_once(solve, 10 * tol)
     assert 0 < info.solver_info.num_iters < 25
     assert 1e-3 * tol < info.residual_norm <= tol
 
