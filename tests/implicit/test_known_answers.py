@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 from autodo_jax.implicit import (
+    hypergrad_root,
     implicit_argmin,
     implicit_fixed_point,
     implicit_root,
     solvers,
+    value_and_hypergrad,
 )
 from tests.implicit.bank import assert_close
-from tests.implicit.reference import run_once
+from tests.implicit.reference import relative_error, run_once
 
 
 def both_jacobians(solve, *operands, expected, tolerance=1e-8):
@@ -195,3 +197,55 @@ def test_a_multiclass_svm_in_its_penalty(x64):
     assert jnp.max(jnp.abs(svm_step(iterate(h), h, x, y) - iterate(h))) < 1e-12
     got = run_once(jax.jacrev(lambda h: weights(h, solve(h, x, y))), jnp.array(h))
     assert_close("weights", got, (above - below) / (2 * small), 1e-5)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_weights_without_a_derivative(seed, x64):
+    """A Meta-Weight-Net that sees the losses through `stop_gradient`.
+
+    The fit ends where the update is zero, so `hypergrad_root` of the update has the
+    derivative of the fit. `hypergrad` of the loss has not, and no diagnostic of it can
+    see that: the hidden part of the Hessian is what `stop_gradient` takes away.
+    """
+    rng = np.random.default_rng(seed)
+    x = jnp.asarray(rng.standard_normal((40, 4)))
+    y = x @ jnp.asarray(rng.standard_normal(4)) + jnp.asarray(
+        rng.standard_normal(40) * np.repeat([0.1, 2.0], 20)
+    )
+    clean = jnp.asarray(rng.standard_normal(4))
+
+    def inner(w, lam):
+        each = 0.5 * (x @ w - y) ** 2
+        weights = jax.nn.sigmoid(lam[0] - lam[1] * jax.lax.stop_gradient(each))
+        return jnp.mean(weights * each) + 0.02 * w @ w
+
+    def update(w, lam):
+        """The gradient of the loss, weights and all, written out."""
+        error = x @ w - y
+        weights = jax.nn.sigmoid(lam[0] - lam[1] * 0.5 * error**2)
+        return x.T @ (weights * error) / len(error) + 0.04 * w
+
+    def outer(w, lam):
+        del lam
+        return jnp.sum((w - clean) ** 2)
+
+    @jax.jit
+    def fit(lam):
+        def step(w, _):
+            slope = jax.jacobian(update)(w, lam)
+            return w - jnp.linalg.solve(slope, update(w, lam)), None
+
+        start = jnp.linalg.lstsq(x, y)[0]
+        return jax.lax.scan(step, start, None, 30)[0]
+
+    lam, h = jnp.array([1.0, 0.5]), 1e-5
+    w = fit(lam)
+    sides = [[outer(fit(lam + s * h * e), None) for s in (1, -1)] for e in np.eye(2)]
+    expected = np.array([(above - below) / (2 * h) for above, below in sides])
+    for solver in (solvers.normal_cg(100, symmetric=False), solvers.dense()):
+        got = hypergrad_root(update, outer, w, lam, solver=solver)
+        assert_close("root", got, expected, 1e-6)
+    _, grads, info = value_and_hypergrad(inner, outer, w, lam, solver=solvers.dense())
+    assert max(info.inner_grad_norm, info.residual_norm) < 1e-10
+    assert info.curvature > 0 and bool(info.grads_finite)
+    assert relative_error(grads, expected) > 0.1

@@ -6,6 +6,7 @@ right values are numpy's, by the pseudo-inverse.
 """
 
 import functools
+import itertools
 import pickle
 
 import jax
@@ -71,35 +72,38 @@ def systems():
     return np.stack(matrices), np.stack(sides)
 
 
+def whole(leaf):
+    """A leaf as each device has it, gathered on a mesh with explicit axes."""
+    if any(jax.typeof(leaf).sharding.spec):
+        return jax.sharding.reshard(leaf, PartitionSpec(*[None] * leaf.ndim))
+    return leaf
+
+
+def concatenate(tree, dtype):
+    leaves = whole(tree["a"]).reshape(-1), whole(tree["b"])
+    return jnp.concatenate([leaf.astype(dtype) for leaf in leaves])
+
+
 def inner(w, h, matrix):
-    flat = jnp.concatenate(
-        [w["a"].reshape(-1).astype(matrix.dtype), w["b"].astype(matrix.dtype)]
-    )
-    coupled = jnp.concatenate(
-        [h["a"].reshape(-1).astype(matrix.dtype), h["b"].astype(matrix.dtype)]
-    )
+    flat, coupled = concatenate(w, matrix.dtype), concatenate(h, matrix.dtype)
     return (0.5 * flat @ matrix @ flat + flat @ coupled).astype(matrix.dtype)
 
 
 def outer(w, h, b):
     del h
-    flat = [w["a"].reshape(-1), w["b"]]
+    flat = [whole(w["a"]).reshape(-1), whole(w["b"])]
     return sum(
         jnp.sum(x * y.astype(x.dtype))
         for x, y in zip(flat, (b[:4], b[4:]), strict=True)
     )
 
 
-def solve(solver, dtypes, matrix, b):
+def solve(solver, w, matrix, b):
     """`grads` is -x, because the mixed derivative is the identity."""
-    w = {"a": jnp.zeros((2, 2), dtypes[0]), "b": jnp.zeros(2, dtypes[1])}
     _, grads, info = value_and_hypergrad(
         inner, outer, w, w, inner_args=(matrix,), outer_args=(b,), solver=solver
     )
-    x = -jnp.concatenate(
-        [grads["a"].reshape(-1).astype(b.dtype), grads["b"].astype(b.dtype)]
-    )
-    return x, info.residual_norm, info.grads_finite
+    return -concatenate(grads, b.dtype), info.residual_norm, info.grads_finite
 
 
 def rounded(dtype):
@@ -110,6 +114,7 @@ def rounded(dtype):
 
 
 def check(name, case, matrix, b, x, residual, finite, tolerance):
+    """`tolerance` is of a right value; none is off by 1 % with a small residual."""
     x, residual = np.asarray(x, np.float64), float(residual)
     where = (name, case, x, residual)
     assert finite == np.all(np.isfinite(x)), where
@@ -123,7 +128,7 @@ def check(name, case, matrix, b, x, residual, finite, tolerance):
     right = np.linalg.pinv(matrix, rcond=floor, hermitian=True) @ b
     error = np.linalg.norm(in_range.T @ (x - right))
     error = error / (np.linalg.norm(right) or 1)
-    assert error <= tolerance or residual > 1e-3, (error, *where)
+    assert error <= min(tolerance, 1e-2) or residual > 1e-3, (error, *where)
     if name in EXACT.get(case, ()):
         assert error <= tolerance, (error, *where)
     if case == "singular, b out of range":
@@ -133,82 +138,73 @@ def check(name, case, matrix, b, x, residual, finite, tolerance):
 TOLERANCES = {"float32": 1e-3, "float64": 1e-3, "mixed": 1e-3, "bfloat16": 5e-2}
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", SOLVERS)
-def test_under_vmap(name, dtype):
-    """All kinds at once. Products in bfloat16 are themselves off by 0.4 percent."""
+WAYS = ("vmap", "jit", "explicit mesh", "eager")
+
+
+def products():
+    """All of them; those that are not in the fast tests are marked as slow."""
+    for way, dtype, name in itertools.product(WAYS, DTYPES, SOLVERS):
+        is_fast = way == "vmap" or (dtype == "float32" and way != "eager")
+        marks = () if is_fast else (pytest.mark.slow,)
+        yield pytest.param(way, dtype, name, marks=marks)
+
+
+@pytest.mark.parametrize(("way", "dtype", "name"), list(products()))
+def test_contract(way, dtype, name):
     with jax.enable_x64(dtype in ("float64", "mixed")):
-        accuracy = DTYPES[dtype][1]
-        matrices, sides, exact_matrices, exact_sides = rounded(accuracy)
-        one = functools.partial(solve, SOLVERS[name], DTYPES[dtype])
-        got = run_once(jax.vmap(one), matrices, sides)
+        got, exact = solve_all(way, dtype, name)
     for i, case in enumerate(SPECTRA):
-        if dtype == "bfloat16" and ("singular" in case or case == "ill-conditioned"):
-            # Rounding has moved the zeros of the spectrum.
-            assert bool(got[2][i]) or name not in ITERATIVE
-            assert name not in ITERATIVE or got[1][i] <= 1.01
-            continue
-        part = [np.asarray(leaf, np.float64)[i] for leaf in got]
-        check(
-            name,
-            case,
-            exact_matrices[i],
-            exact_sides[i],
-            part[0],
-            part[1],
-            part[2],
-            TOLERANCES[dtype],
-        )
-
-
-@pytest.mark.parametrize("way", ["jit", "explicit mesh"])
-@pytest.mark.parametrize("name", SOLVERS)
-def test_one_by_one(name, way):
-    matrices, sides, exact_matrices, exact_sides = rounded(jnp.float32)
-    matrices, sides = jnp.asarray(matrices), jnp.asarray(sides)
-    one = functools.partial(solve, SOLVERS[name], DTYPES["float32"])
-    if way == "explicit mesh":
-        mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
-        replicated = NamedSharding(mesh, PartitionSpec())
-        matrices, sides = jax.device_put((matrices, sides), replicated)
-        with jax.set_mesh(mesh):
-            got = run_once(
-                lambda m, s: jax.lax.map(lambda p: one(*p), (m, s)), matrices, sides
-            )
-    else:
-        got = run_once(
-            lambda m, s: jax.lax.map(lambda p: one(*p), (m, s)), matrices, sides
-        )
-    for i, case in enumerate(SPECTRA):
-        part = [np.asarray(leaf)[i] for leaf in got]
-        check(
-            name,
-            case,
-            exact_matrices[i],
-            exact_sides[i],
-            part[0],
-            part[1],
-            part[2],
-            1e-3,
-        )
+        check_case(name, dtype, case, [array[i] for array in exact + got])
 
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_eagerly(name):
-    matrices, sides, exact_matrices, exact_sides = rounded(jnp.float32)
-    for i, case in enumerate(SPECTRA):
-        if case in ("indefinite", "singular, b out of range"):
-            got = solve(SOLVERS[name], DTYPES["float32"], matrices[i], sides[i])
-            check(
-                name,
-                case,
-                exact_matrices[i],
-                exact_sides[i],
-                got[0],
-                got[1],
-                got[2],
-                1e-3,
-            )
+    """Two of the systems, so that step by step is in the fast tests too."""
+    cases = ("indefinite", "singular, b out of range")
+    rows = np.array([list(SPECTRA).index(case) for case in cases])
+    got, exact = solve_all("eager", "float32", name, rows)
+    for i, case in enumerate(cases):
+        check_case(name, "float32", case, [array[i] for array in exact + got])
+
+
+def solve_all(way, dtype, name, rows=slice(None)):
+    """Returns x, residuals and flags, and the systems in double precision."""
+    matrices, sides, *exact = (a[rows] for a in rounded(DTYPES[dtype][1]))
+    w = {"a": jnp.zeros((2, 2), DTYPES[dtype][0]), "b": jnp.zeros(2, DTYPES[dtype][1])}
+    solver = SOLVERS[name]
+
+    def one_by_one(w, matrices, sides):
+        return jax.lax.map(lambda pair: solve(solver, w, *pair), (matrices, sides))
+
+    if way == "vmap":
+        one = functools.partial(solve, solver, w)
+        got = run_once(jax.vmap(one), matrices, sides)
+    elif way == "jit":
+        got = run_once(one_by_one, w, matrices, sides)
+    elif way == "explicit mesh":
+        mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
+        systems = jax.device_put(
+            (matrices, sides), NamedSharding(mesh, PartitionSpec())
+        )
+        w = jax.device_put(w, NamedSharding(mesh, PartitionSpec("data")))
+        with jax.set_mesh(mesh):
+            got = run_once(one_by_one, w, *systems)
+    else:
+        each = [solve(solver, w, *pair) for pair in zip(matrices, sides, strict=True)]
+        got = [np.stack(parts) for parts in zip(*each, strict=True)]
+    return [np.asarray(part, np.float64) for part in got], list(map(np.asarray, exact))
+
+
+def check_case(name, dtype, case, arrays):
+    matrix, b, x, residual, finite = arrays
+    if dtype == "bfloat16" and ("singular" in case or case == "ill-conditioned"):
+        # Rounding has moved the zeros of the spectrum.
+        assert finite or name not in ITERATIVE
+        assert residual <= 1.01 or name not in ITERATIVE
+        return
+    # Products in bfloat16 are themselves off by 0.4 percent.
+    tolerance = 5e-2 if dtype == "bfloat16" else 1e-3
+    check(name, case, matrix, b, x, residual, bool(finite), tolerance)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
