@@ -66,6 +66,14 @@ def test_warm_starts_on_saddles(name, diagonal):
             assert_close("grads", grads, -1 / np.asarray(diagonal), 1e-5)
 
 
+def test_warm_starts_are_shortened_not_lengthened():
+    """`length / d` of the solution `1 / d` leaves `1 - length`, or 0 where cut to 1."""
+    diagonal = jnp.array([1.0, 2.0, -0.5])
+    for length, left in ((3.0, 0.0), (1.0, 0.0), (0.25, 0.75), (-1.0, 1.0)):
+        _, residual, _ = warm(solvers.identity(1e-6), diagonal, length / diagonal)
+        np.testing.assert_allclose(residual, left, atol=1e-5)
+
+
 def test_a_warm_start_that_is_not_finite_is_dropped():
     diagonal = jnp.array([1.0, 2.0])
     for bad in (jnp.nan, jnp.inf):
