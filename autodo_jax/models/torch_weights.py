@@ -21,7 +21,7 @@ from autodo_jax.errors import ConfigError
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # begins a file of torch's format before version 1.6
 _VERSION = 1001
-_DTYPES = {
+_DTYPES: dict[str, np.dtype] = {
     "FloatStorage": np.dtype("<f4"),
     "HalfStorage": np.dtype("<f2"),
     "DoubleStorage": np.dtype("<f8"),
@@ -137,7 +137,7 @@ def _check_memo(file: io.BytesIO) -> None:
     """
     start = file.tell()
     for count, (code, number, _) in enumerate(pickletools.genops(file)):
-        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and number > count:
+        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and (number or 0) > count:
             raise ValueError("it numbers its objects out of turn")
     file.seek(start)
 
