@@ -5,8 +5,8 @@ the checksums of all files of a checkpoint lie beside them, written before its f
 gets its name (`sha256sum -c sha256sums` checks them too). Where they do not match, the
 checkpoint is set aside and the one before it is taken.
 
-A checkpoint that is no longer kept moves to a folder of its own before it is removed:
-what a killed process has left of it is then not taken for a damaged one.
+An old checkpoint moves to a folder of its own before it is removed: what a killed
+process has left of it is then not taken for a damaged one.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ _STATE = "state/"
 _MAX_CHECKSUMS = 2**24  # bytes of the list of checksums
 _DIGEST = 64  # hexadecimal digits of a SHA-256
 _DAMAGED = ".damaged"  # suffix of a checkpoint that was set aside
-_REMOVED = "removed"  # folder of those that are no longer kept
+_REMOVED = "removed"  # folder of old ones, before they are deleted
 
 # Orbax also logs the errors that it raises, with several tracebacks.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
@@ -200,7 +200,7 @@ class Checkpoints:
         )
 
     def _remove_old(self) -> None:
-        """Removes checkpoints that are no longer kept, or what is left of them."""
+        """Removes old checkpoints, or what is left of them."""
         path = self._folder / _REMOVED
         if jax.process_index() != 0 or not os.path.lexists(path):
             return
