@@ -81,7 +81,6 @@ class Checkpoints:
         self._folder = folder.absolute()
         self._saving = 0
         with _explained(self._folder):
-            self._remove_old()
             if jax.process_index() == 0:
                 _set_damaged_aside(self._folder, warn)
             if jax.process_count() > 1:
