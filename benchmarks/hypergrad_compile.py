@@ -79,7 +79,7 @@ def table(rows: list[dict]) -> str:
 
 
 def program(name: str):
-    if name != PEER:
+    if name in SOLVERS:
         return functools.partial(ours, SOLVERS[name])
     peer = importlib.import_module("jaxopt")
     solve = functools.partial(peer.linear_solve.solve_cg, maxiter=20, tol=0.0)

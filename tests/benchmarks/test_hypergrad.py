@@ -6,10 +6,12 @@ The peers are not needed: systems with known faults take their place.
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from benchmarks import hypergrad as benchmark
+from benchmarks import hypergrad_compile as compile_time
 from benchmarks import hypergrad_peers as peers
 from benchmarks import hypergrad_problems as problems
 
@@ -153,3 +155,13 @@ def test_verdicts_by_medians(family, median, holds):
     (line,) = benchmark.verdicts([case])[1:]
     assert ("DOES NOT HOLD" not in line) == holds
     assert f"({median:.2f}x)" in line
+
+
+@pytest.mark.slow
+def test_the_programs_whose_compile_time_is_taken(monkeypatch):
+    """They compile, and each row has its samples."""
+    monkeypatch.setattr(compile_time, "PEER", "minres(20)")
+    monkeypatch.setattr(jax, "clear_caches", lambda: None)
+    rows = compile_time.measure(2, rounds=1)
+    assert all(row["trace"][0] > 0 and row["compile"][0] > 0 for row in rows)
+    assert len(compile_time.table(rows).splitlines()) == 2 + len(rows)
