@@ -150,9 +150,11 @@ def _show(summary: Summary) -> None:
 
 
 def _show_result(workdir: pathlib.Path, result: dict) -> None:
+    # Without a test set there is no such error.
+    test = f"test error {result['test_error']:.2f} %, " * bool(result["num_test"])
     _say(
-        f"test error {result['test_error']:.2f} %, validation error "
-        f"{result['val_error']:.2f} %, {result['seconds']:.1f} s; results in {workdir}"
+        f"{test}validation error {result['val_error']:.2f} %, "
+        f"{result['seconds']:.1f} s; results in {workdir}"
     )
     _report(workdir)
 

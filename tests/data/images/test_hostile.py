@@ -48,7 +48,11 @@ def replaced(path, old, new):
 
 
 @pytest.mark.parametrize(
-    "name", [b"\xff\x1b[2J", b"\xc3\x28\n\n\n", b"\xed\xa0\x80\x1b\r"]
+    "name",
+    [
+        *(b"\xff\x1b[2J", b"\xc3\x28\n\n\n", b"\xed\xa0\x80\x1b\r"),
+        *(b"\x80/../\x7f", b"\xf8\x88\x80\x80\x80"),
+    ],
 )
 def test_a_name_that_is_not_utf8_is_told_by_its_number(name, tmp_path):
     path = zipped(tmp_path / "x.zip", ("a.png", b"x"), ("\xe9" * 5, b"x"))
