@@ -54,7 +54,11 @@ def main(argv: Sequence[str]) -> int:
     except errors.UsageError as error:
         return _fail(error, _USAGE, with_traceback=False)
     if options.show_help:
-        print(f"{__doc__}\n{command_line.help_text()}")
+        program = "python -m autodo_jax.main"
+        usage = (__doc__ or "").replace(
+            program, errors.ArgumentParser.called or program
+        )
+        print(f"{usage}\n{command_line.help_text()}")
         return 0
     try:
         return _run(options)
@@ -146,9 +150,11 @@ def _show(summary: Summary) -> None:
 
 
 def _show_result(workdir: pathlib.Path, result: dict) -> None:
+    # Without a test set there is no such error.
+    test = f"test error {result['test_error']:.2f} %, " * bool(result["num_test"])
     _say(
-        f"test error {result['test_error']:.2f} %, validation error "
-        f"{result['val_error']:.2f} %, {result['seconds']:.1f} s; results in {workdir}"
+        f"{test}validation error {result['val_error']:.2f} %, "
+        f"{result['seconds']:.1f} s; results in {workdir}"
     )
     _report(workdir)
 

@@ -10,6 +10,7 @@ from autodo_jax.data.duplicates import Found
 
 _CLASSES = 12  # that are listed
 _LISTED = 20  # certain label errors that are listed
+_RARE = 0.2  # share of the mean number of train images of a class
 _FEW = 5  # train images of a class that are too few to learn it
 
 
@@ -46,6 +47,7 @@ def summarize(
     rows = [
         ("images", _sizes(parts, splits)),
         ("classes", _classes(train)),
+        *_rare(train),
         *parts.train.notes,
         *_duplicates(found),
     ]
@@ -83,6 +85,22 @@ def _classes(train: Dataset) -> str:
         half = _CLASSES // 2
         listed = [*listed[:half], "...", *listed[-half:]]
     return text + ", ".join(listed)
+
+
+def _rare(train: Dataset) -> Iterator[tuple[str, str]]:
+    counts = np.bincount(train.labels, minlength=len(train.class_names))
+    rare = [
+        f"{train.class_names[label]} {counts[label]:,}"
+        for label in np.argsort(counts, kind="stable")
+        if counts[label] < _RARE * counts.mean()
+    ]
+    if rare:
+        more = f" and {len(rare) - _CLASSES} others" * (len(rare) > _CLASSES)
+        yield (
+            "rare classes",
+            f"{', '.join(rare[:_CLASSES])}{more}, less than a fifth of the mean of "
+            f"{counts.mean():,.0f}: more images of these help most",
+        )
 
 
 def _duplicates(found: Found | None) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ import PIL.Image
 
 from autodo_jax.errors import RunFilesError
 from autodo_jax.report import data, points, predictions, training
+from autodo_jax.report.next_steps import next_steps
 from autodo_jax.report.section import Section
 from autodo_jax.version import __version__
 from autodo_jax.workdir import files
@@ -58,11 +59,13 @@ def write_page(workdir: pathlib.Path) -> pathlib.Path:
 def _sections(run: runs.Run) -> list[Section]:
     records, control = run.records(), run.control()
     dataset, shown = run.dataset(), run.shown()
-    # What is wrong with the data, how good the network is, then how it was learned.
+    # What is wrong with the data, how good the network is, what can be done with both,
+    # then how it was learned.
     return [
-        training.summary(run, records, control),
         data.found(run),
         points.suspects(run, dataset, shown),
+        training.summary(run, records, control),
+        next_steps(run, control),
         predictions.classes(run, control, shown),
         predictions.confusion(shown),
         predictions.embedding(shown),

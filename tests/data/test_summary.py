@@ -51,3 +51,14 @@ def test_of_many_classes_the_largest_and_the_smallest_are_listed():
     rows = dict(summary.summarize(SourceSplits(many), (many,) * 3, None).rows)
     assert rows["classes"].startswith("26: a 26, b 25, c 24, d 23, e 22, f 21, ..., ")
     assert rows["classes"].endswith("u 6, v 5, w 4, x 3, y 2, z 1")
+
+
+def test_classes_far_below_the_mean_are_rare():
+    # The mean is 15, a fifth of it 3.
+    def rows(*counts):
+        train = part(*counts)
+        return dict(summary.summarize(SourceSplits(train), (train,) * 3, None).rows)
+
+    assert rows(41, 2, 15, 2)["rare classes"].startswith("b 2, d 2, less than a fifth")
+    assert "the mean of 15" in rows(41, 2, 15, 2)["rare classes"]
+    assert "rare classes" not in rows(41, 3, 13, 3)

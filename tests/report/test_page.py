@@ -21,8 +21,8 @@ from autodo_jax.workdir import files, report_data
 from tests.report.made_up import CLASSES, EPOCHS, write_run
 
 SECTIONS = (
-    "summary", "data", "suspects", "classes", "confusion", "embedding", "weights",
-    "augmentation", "curves", "solver", "configuration",
+    "data", "suspects", "summary", "next", "classes", "confusion", "embedding",
+    "weights", "augmentation", "curves", "solver", "configuration",
 )  # fmt: skip
 
 
@@ -123,6 +123,23 @@ def test_pages_hold_what_they_show_and_escape_names(tmp_path):
     assert len(small) == 7 * 4
     np.testing.assert_array_equal(small[0], shown.suspect_images[0])
     np.testing.assert_array_equal(small[-1], shown.augmented_images[-1, -1])
+
+
+@pytest.mark.usefixtures("empty_figures")
+def test_what_to_do_next_fits_the_run(tmp_path):
+    folder = write_run(tmp_path / "run")
+    alone = parsed(folder).text("next")
+    assert "--config.hyper.frozen=True" in alone and ":joined" in alone
+    assert "autodo export-model WORKDIR" in alone and "autodo review" not in alone
+    write_run(tmp_path / "frozen", frozen=True)
+    assert "--config.hyper.frozen=True" not in parsed(folder).text("next")
+    config = json.loads((folder / files.CONFIG).read_text())
+    config["data"]["source"] = "folder"
+    (folder / files.CONFIG).write_text(json.dumps(config))
+    found = parsed(folder).text("next")
+    assert "autodo review WORKDIR" in found and "autodo export WORKDIR --to" in found
+    unfinished = parsed(write_run(tmp_path / "other", epochs=3))
+    assert "not finished" in unfinished.text("next")
 
 
 def test_the_data_come_with_what_is_surely_wrong_first(tmp_path):

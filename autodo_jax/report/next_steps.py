@@ -1,0 +1,31 @@
+"""Section on what can be done with a finished run."""
+
+from autodo_jax.report.section import UNFINISHED, Section
+from autodo_jax.workdir.run import Run
+
+_FOLDER = (
+    ("decide on each suspect in a browser", "autodo review WORKDIR"),
+    ("write the images without the suspects", "autodo export WORKDIR --to=DIR"),
+    ("write them as decided", "autodo export WORKDIR --to=DIR --review=FILE"),
+    ("classify other images", "autodo predict WORKDIR PATH..."),
+)
+_ANY = (
+    ("use the network without this package", "autodo export-model WORKDIR --to=FILE"),
+)
+
+
+def next_steps(run: Run, control: Run | None) -> Section:
+    """Returns what its reader can do with a run, and the commands."""
+    section = ("next", "What to do next")
+    if run.result is None:
+        return Section(*section, UNFINISHED)
+    steps = [*(_FOLDER if run.config["data.source"] == "folder" else ()), *_ANY]
+    repeat = "the command of this run, with"
+    if run.learns and control is None:
+        what = "see what learning Lambda changes"
+        steps.append((what, f"{repeat} --config.hyper.frozen=True"))
+    if run.learns and not run.rivals():
+        what = "see whether training on the clean set does as well"
+        steps.append((what, f"{repeat} :clean_only or :joined as its method"))
+    text = "WORKDIR is the folder of this page."
+    return Section(*section, text, ["to", "command"], [list(step) for step in steps])
