@@ -1,13 +1,16 @@
 """Seconds and memory of a head on many features, beside cleanlab's CleanLearning.
 
     python benchmarks/embeddings_size.py --json=benchmarks/results/embeddings-size.json
-        [--sizes=10000x1280x10,50000x1280x10] [--systems=autodo,CleanLearning]
+        [--sizes=10000x1280x10,50000x1280x10]
+        [--systems="autodo;autodo, 9 steps unguarded;CleanLearning"]
 
 Features are made up: Gaussian classes around random centres, float16, in a folder of
 memory maps; 20 % of the train labels are redrawn, 1,000 points are clean, 2,000 are for
 the test. Each system runs as a process of its own, from the files to the errors;
-autodo_jax by its command, with the report. CleanLearning has scikit-learn's logistic
-regression on standardised features, five folds, and sees train and clean points.
+autodo_jax by its command, with the report. Unguarded, there are no folds of the clean
+set and nine steps of Lambda, as many as the guard takes by default. CleanLearning has
+scikit-learn's logistic regression on standardised features, five folds, and sees train
+and clean points.
 """
 
 import json
@@ -26,6 +29,10 @@ from autodo_jax.workdir import files
 
 NOISE, NUM_CLEAN, NUM_TEST, BLOCK = 0.2, 1000, 2000, 10000
 SEPARATION = 0.16  # of the centres, in deviations of a feature
+FLAGS = {
+    "autodo": (),
+    "autodo, 9 steps unguarded": ("--config.guard.folds=0", "--config.epochs=10"),
+}
 
 PEER = """
 import sys, pathlib, numpy as np
@@ -70,12 +77,13 @@ def make(folder: pathlib.Path, num_points: int, width: int, num_classes: int) ->
 def measure(system: str, folder: pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
     """Returns seconds, CPU seconds, GB at most and the error of a system."""
     command = [sys.executable, "-c", PEER, str(folder)]
-    if system == "autodo":
+    if system in FLAGS:
         command = [
             *(sys.executable, "-m", "autodo_jax.main"),
             "--config=configs/embeddings.py",
             f"--config.data.data_dir={folder}",
             f"--workdir={workdir}",
+            *FLAGS[system],
         ]
     start = time.monotonic()
     with tempfile.TemporaryFile("w+") as output:
@@ -86,7 +94,7 @@ def measure(system: str, folder: pathlib.Path, workdir: pathlib.Path) -> dict[st
         printed = output.read()
     if status:
         raise SystemExit(f"{system} ended with status {status}")
-    if system == "autodo":
+    if system in FLAGS:
         error = json.loads((workdir / files.RESULT).read_text())["test_error"]
     else:
         error = float(printed)
@@ -102,17 +110,22 @@ def main() -> None:
     """Prints a line for each size and system."""
     parser = common.parser(__doc__)
     parser.add_argument("--sizes", default="10000x1280x10,20000x1280x10,50000x1280x10")
-    parser.add_argument("--systems", default="autodo,CleanLearning")
+    parser.add_argument("--systems", default="autodo;CleanLearning")
     arguments = parser.parse_args()
     runs: dict[str, dict[str, Any]] = {}
     if arguments.json and pathlib.Path(arguments.json).exists():
         runs = json.loads(pathlib.Path(arguments.json).read_text())["runs"]
     for size in arguments.sizes.split(","):
+        systems = arguments.systems.split(";")
+        missing = [system for system in systems if system not in runs.get(size, {})]
+        if not missing:
+            continue
         with tempfile.TemporaryDirectory() as temporary:
             folder = pathlib.Path(temporary)
             make(folder, *map(int, size.split("x")))
-            for system in arguments.systems.split(","):
-                found = measure(system, folder, folder / "run")
+            for system in missing:
+                workdir = folder / "run" / system
+                found = measure(system, folder, workdir)
                 runs.setdefault(size, {})[system] = found
                 common.write(arguments.json, runs=runs)
                 print(size, system, found, flush=True)

@@ -21,7 +21,7 @@ import io
 import json
 import pathlib
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import cleanlab.filter
 import cleanlab.rank
@@ -59,8 +59,18 @@ ROWS = {
 Part = tuple[np.ndarray, np.ndarray]  # features, labels
 
 
-def run_story(arrays: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
-    """Returns the numbers of a seed."""
+class Cell(NamedTuple):
+    """The images of a seed, by their features."""
+
+    points: np.ndarray
+    given: np.ndarray  # labels of the points
+    true: np.ndarray
+    clean: Part
+    test: Part
+
+
+def draw(arrays: dict[str, np.ndarray], seed: int, num_wrong: int = NUM_WRONG) -> Cell:
+    """Returns the images of a seed, so many of them with a wrong label."""
     rng = np.random.default_rng(seed)
     labels = arrays["train_labels"]
     places = [np.flatnonzero(labels == label) for label in range(labels.max() + 1)]
@@ -70,12 +80,18 @@ def run_story(arrays: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
         [order[NUM_TRAIN : NUM_TRAIN + NUM_CLEAN] for order in orders]
     )
     points, true = arrays["train_features"][rows], labels[rows]
+    given = true.copy()
+    wrong = rng.permutation(len(true))[:num_wrong]
+    given[wrong] += rng.integers(1, len(places), num_wrong)
+    given[wrong] %= len(places)
     clean = arrays["train_features"][clean_rows], labels[clean_rows]
     test = arrays["test_features"], arrays["test_labels"]
-    given = true.copy()
-    wrong = rng.permutation(len(true))[:NUM_WRONG]
-    given[wrong] += rng.integers(1, len(places), NUM_WRONG)
-    given[wrong] %= len(places)
+    return Cell(points, given, true, clean, test)
+
+
+def run_story(arrays: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
+    """Returns the numbers of a seed."""
+    points, given, true, clean, test = draw(arrays, seed)
     is_wrong = given != true
 
     def train(

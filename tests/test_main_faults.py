@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -44,17 +45,17 @@ def refuse_pickles(event, args):
         raise RuntimeError(f"unpickles {args}")
 
 
-def train(folder):
+def train(folder, flags):
     """Runs the command line in a process of its own."""
     sys.addaudithook(refuse_pickles)
     with open(folder.with_suffix(".log"), "a", buffering=1) as log:
         sys.stdout = sys.stderr = log
-        sys.exit(main.main(["main", *FLAGS, f"--workdir={folder}"]))
+        sys.exit(main.main(["main", *flags, f"--workdir={folder}"]))
 
 
-def start(folder):
+def start(folder, flags=FLAGS):
     CONTEXT.set_forkserver_preload(["autodo_jax.main", "autodo_jax.workdir.checkpoint"])
-    process = CONTEXT.Process(target=train, args=(folder,))
+    process = CONTEXT.Process(target=train, args=(folder, flags))
     process.start()
     return process
 
@@ -102,8 +103,8 @@ def stop_somewhere(folder, rng, signum):
     return bool(unfinished_saves(folder))
 
 
-def finish(folder):
-    process = start(folder)
+def finish(folder, flags=FLAGS):
+    process = start(folder, flags)
     process.join()
     assert process.exitcode == 0, folder.with_suffix(".log").read_text()
 
@@ -174,6 +175,34 @@ def test_twenty_kills_and_a_sigterm_change_nothing(whole, tmp_path):
     log = folder.with_suffix(".log").read_text()
     assert "Traceback" not in log and "damaged" not in log
     assert log.count("continues from the checkpoint") >= 10
+
+
+def test_kills_of_a_run_on_features_change_nothing(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays: dict[str, Any] = {}
+    for name, num_points in (("train", 200), ("validation", 40), ("test", 40)):
+        labels = np.arange(num_points) % 4
+        features = rng.normal(size=(num_points, 16)) + np.eye(4, 16)[labels]
+        arrays |= {f"{name}_features": features, f"{name}_labels": labels}
+    np.savez(tmp_path / "features.npz", **arrays)
+    flags = [
+        f"--config={ROOT}/configs/embeddings.py",
+        f"--config.data.data_dir={tmp_path / 'features.npz'}",
+        "--config.guard.folds=2",
+        "--config.guard.patience=0",
+        "--config.checkpoint_minutes=0.0001",  # after each head of an epoch
+    ]
+    finish(tmp_path / "whole", flags)
+    folder = tmp_path / "killed"
+    for wanted in (2, 9):
+        process = start(folder, flags)
+        wait_for(lambda wanted=wanted: num_epochs(folder) >= wanted, process)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    finish(folder, flags)
+    assert_same(outcome(folder), outcome(tmp_path / "whole"))
+    log = folder.with_suffix(".log").read_text()
+    assert log.count("continues from the checkpoint") == 2
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,9 @@ from autodo_jax import models
 from autodo_jax.config.methods import METHODS, apply_method
 from autodo_jax.models import pretrained
 
+# Fields of the standard augmentation; where one is not 0, features change.
+_STANDARD = ("crop_size", "crop_padding", "flip", "erase_probability")
+
 
 def is_solved(config: ml_collections.ConfigDict) -> bool:
     """True where a head is solved, not stepped: its features are always the same.
@@ -16,9 +19,8 @@ def is_solved(config: ml_collections.ConfigDict) -> bool:
         return True
     augment = config.augment
     changes = (
-        *(augment.crop_size, augment.crop_padding, augment.flip),
-        *(augment.erase_probability, augment.policy != "none"),
-        config.hyper.augment != "none",
+        *(augment[name] for name in _STANDARD),
+        *(augment.policy != "none", config.hyper.augment != "none"),
     )
     return models.has_frozen_encoder(config.model) and not any(changes)
 
@@ -52,8 +54,9 @@ def use_pretrained(
 ) -> None:
     """Sets what differs for photographs and a pretrained network, EfficientNet-Lite0.
 
-    The head is solved as in `use_features`. With a method that augments images, each
-    step runs the encoder; with `model.frozen_encoder=False`, each step trains it too.
+    The head is solved as in `use_features`. With a method, or a field such as
+    `augment.flip`, that augments images, each step runs the encoder; with
+    `model.frozen_encoder=False`, each step trains it too.
 
     Args:
       config: with all fields.
@@ -76,11 +79,13 @@ def use_pretrained(
     config.model.activation = "relu"  # which was trained with it.
     config.task.learning_rate = 1e-3  # Of steps: features are not standardised.
     _solve_head(config)
-    # What only a solved head has follows the flag that leaves it, and the method.
+    # What only a solved head has follows the flags that leave it, and the method.
     _apply_method(config, method)
     chosen = METHODS[config.method]
     is_constant = config.augment.policy == config.hyper.augment == "none"
     solves = config.model.get_ref("frozen_encoder").to_int() * int(is_constant)
+    for name in _STANDARD:  # 1 where it is 0, else 0
+        solves = solves * (1 // (1 + config.augment.get_ref(name).to_float())).to_int()
     config.task.prior_variance = solves.to_float()
     config.task.joined_epochs = (solves * int(chosen.train_on == "train")).to_float()
     config.guard.folds = solves * 5

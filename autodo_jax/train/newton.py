@@ -12,6 +12,7 @@ from autodo_jax._typing import PyTree
 from autodo_jax.implicit import solvers
 
 _FORCING = 0.1  # residual of each Newton system, relative
+_LAST_FORCING = 0.01  # the least, of a step that is to be the last
 _SLOPE = 1e-4  # share of the predicted decrease that a step must bring
 _SMALLEST = 2.0**-10  # step length
 _ROUNDING = 1e-6  # relative error of a float32 loss
@@ -41,9 +42,9 @@ def minimize(
     """Returns parameters where the gradient's norm is `tolerance * start_norm` at most.
 
     Each step solves the Newton system by preconditioned conjugate gradients to a
-    residual of a tenth, and is halved until the loss falls by enough (Armijo). It ends
-    earlier, with a larger norm, after `max_steps`, or where no step brings the loss
-    down.
+    residual of a tenth, or to a smaller one, a hundredth at least, that makes the step
+    the last; and is halved until the loss falls by enough (Armijo). It ends earlier,
+    with a larger norm, after `max_steps`, or where no step brings the loss down.
 
     Args:
       loss: of the parameters; convex, or with a positive semi-definite `curvature`.
@@ -73,9 +74,16 @@ def minimize(
     def step(state: State) -> State:
         matvec, precondition = curvature(state.theta)
         solver = solvers.conjugate_gradient(
-            max_products, tol=_FORCING, preconditioner=precondition
+            max_products, tol=1.0, preconditioner=precondition
         )
-        direction, info = solver(matvec, state.grad)
+        norm = optax.tree.norm(state.grad)
+        unit = optax.tree.scale(1 / norm, state.grad)
+        needed = limit / (2 * norm)
+        forcing = jnp.where(
+            needed < _LAST_FORCING, _FORCING, jnp.minimum(needed, _FORCING)
+        )
+        direction, info = solver.bounded(matvec, unit, forcing)
+        direction = optax.tree.scale(norm, direction)
         slope = optax.tree.vdot(state.grad, direction)
 
         def at(length: chex.Array) -> tuple[chex.Array, PyTree, chex.Array, PyTree]:

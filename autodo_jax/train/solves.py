@@ -15,7 +15,7 @@ from autodo_jax._typing import Metrics, PyTree
 from autodo_jax.hyperparams.state import Tables
 from autodo_jax.implicit import solvers, value_and_hypergrad
 from autodo_jax.train.newton import Minimum, minimize
-from autodo_jax.train.problem import Part, Points, Problem
+from autodo_jax.train.problem import Part, Points, Problem, transposed
 from autodo_jax.train.state import LearnedHead, initial_tables
 
 _ADJOINT_TOL = 1e-2  # residual of the linear solve of a hypergradient, relative
@@ -54,7 +54,7 @@ def create(
     """
     # One program for all solves, since it is long to compile.
     solve = jax.jit(functools.partial(_minimize, config, problem))
-    predict = jax.jit(problem.logits)
+    predict = jax.jit(lambda theta, x: problem.logits(transposed(theta), x))
     fit = functools.partial(_fit, config, solve, predict)
     learn = jax.jit(functools.partial(_learn, config, problem))
     start = functools.partial(_start, config, points, params)
@@ -92,14 +92,15 @@ def _minimize(
             problem.preconditioner(theta, tables, points, part),
         )
 
-    return minimize(
+    found = minimize(
         lambda theta: problem.inner_loss(theta, tables, points, part),
         curvature,
-        theta,
+        transposed(theta),
         tolerance=config.task.tolerance,
         start_norm=start_norm,
         max_products=config.hyper.num_terms,
     )
+    return found._replace(theta=transposed(found.theta))
 
 
 def _fit(
@@ -113,7 +114,9 @@ def _fit(
 ) -> tuple[LearnedHead, Metrics]:
     """Solves for theta (line 9), and for the head that clean points join.
 
-    Each starts at the solution for the Lambda before.
+    Each starts at the solution for the Lambda before, the first moved as the second
+    was, since the two differ by few points. Without some of the train points it is not
+    solved for: Lambda takes no step there.
     """
     train_on = config.data.train_on
     has_hyperparams = config_lib.has_hyperparams(config.hyper)
@@ -128,8 +131,10 @@ def _fit(
 
     joined = theta = solve(head.joined, head.tables, points, both, head.start_norm)
     start_norm = joined.limit / config.task.tolerance
-    if joins and learns(config):
-        theta = solve(head.theta, head.tables, points, alone, start_norm)
+    if joins and learns(config) and taking_part is None:
+        moved = optax.tree.sub(joined.theta, head.joined)
+        guess = optax.tree.add(head.theta, moved)
+        theta = solve(guess, head.tables, points, alone, start_norm)
     head = head._replace(
         theta=theta.theta,
         joined=joined.theta,
@@ -153,21 +158,22 @@ def _learn(
 ) -> tuple[LearnedHead, Metrics]:
     """Lines 12-19 with all points: one step of Lambda down its hypergradient."""
     every = Part(jnp.ones(points.labels.shape), jnp.zeros_like(chosen))
+    theta = transposed(head.theta)
     solver = solvers.conjugate_gradient(
         config.hyper.num_terms,
         tol=_ADJOINT_TOL,
-        preconditioner=problem.preconditioner(head.theta, head.tables, points, every),
+        preconditioner=problem.preconditioner(theta, head.tables, points, every),
     )
     loss, grads, info = value_and_hypergrad(
         problem.inner_loss,
         problem.outer_loss,
-        head.theta,
+        theta,
         head.tables,
         inner_args=(points, every),
         outer_args=(points, chosen),
         solver=solver,
         curvature=problem.curvature,
-        x0=head.adjoint,
+        x0=transposed(head.adjoint),
     )
     tables, scale = {}, {}
     for name, grad in grads.items():
@@ -178,7 +184,8 @@ def _learn(
         if config.hyper.max_update:
             update = jnp.clip(update, -config.hyper.max_update, config.hyper.max_update)
         tables[name] = head.tables[name] - update
-    head = head._replace(tables=tables, scale=scale, adjoint=info.solution)
+    adjoint = transposed(info.solution)
+    head = head._replace(tables=tables, scale=scale, adjoint=adjoint)
     return head, {
         "outer_loss": loss,
         "residual_norm": info.residual_norm,

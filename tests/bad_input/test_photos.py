@@ -34,7 +34,10 @@ def is_installed(monkeypatch, tmp_path):
         ),
         (["--config.data.mean=(0.5,)", "--config.data.std=(1.,)"], "three numbers"),
         (["--config.hyper.solver=neumann"], "'conjugate_gradient' for constant"),
-        (["--config.augment.flip=True"], "expected 0 of a head that is stepped"),
+        (
+            ["--config.augment.flip=True", "--config.task.prior_variance=1"],
+            "expected 0 of a head that is stepped",
+        ),
         (["--config.num_devices=2"], "runs on one device, not on 2"),
     ],
 )

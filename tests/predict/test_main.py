@@ -92,6 +92,26 @@ def test_its_labels_make_the_test_error(kind, trained, tmp_path, capfdbinary):
         assert float(row["confidence"]) == max(given)
 
 
+@pytest.mark.slow
+def test_a_streamed_run_makes_its_test_error(
+    trained, tmp_path, monkeypatch, capfdbinary
+):
+    monkeypatch.chdir(ROOT)
+    root, _ = trained
+    flags = [f"--config.{name}={value}" for name, value in SMALL.items()]
+    flags += ["--config.data.stream=True", f"--workdir={tmp_path}/run"]
+    assert main.main(["main", *folder_flags(root, *flags)]) == 0
+    status, rows, _ = run(capfdbinary, tmp_path / "run", root / "test")
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    wrong = [row["predicted_label"] != row["id"].split("/")[-2] for row in rows]
+    assert status == 0 and 100 * np.mean(wrong) == result["test_error"]
+    test = folder.load(fields(root, image_size=(8, 8), mean=(0.0,) * 3), 0).test
+    assert test is not None
+    predicted = autodo_jax.load_run(tmp_path / "run").predict(test.images)
+    error = 100 * np.mean(predicted.argmax(axis=1) != test.labels)
+    assert error == result["test_error"]
+
+
 def test_what_cannot_be_read_is_named_and_left_out(trained, tmp_path, capfdbinary):
     root, workdir = trained
     images = tmp_path / "images"

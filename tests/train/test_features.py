@@ -118,6 +118,8 @@ def test_another_preparation_has_other_features(encoder, field, value):
         ("autodo_a", {}, False),
         ("randaugment", {}, False),
         ("", {"augment.flip": True}, False),
+        ("", {"augment.crop_padding": 4}, False),
+        ("", {"augment.erase_probability": 0.5}, False),
         ("", {"model.frozen_encoder": False}, False),
         ("", {"model.weights": ""}, False),
     ],
@@ -127,9 +129,10 @@ def test_a_head_is_solved_where_its_features_are_constant(method, changed, solve
     use_pretrained(config, method)
     config.update_from_flattened_dict(changed)
     assert is_solved(config) is solved
-    if "model.frozen_encoder" in changed:
-        assert config.guard.folds == config.task.joined_epochs == 0
-        assert config.task.prior_variance == 0
+    if "model.weights" not in changed:  # Then it is refused.
+        assert config.guard.folds == config.guard.patience == (5 if solved else 0)
+        assert config.task.prior_variance == int(solved)
+        assert config.task.joined_epochs == 0 or solved
 
 
 def test_an_encoder_that_learns_has_a_rate_of_its_own():

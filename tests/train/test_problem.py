@@ -95,7 +95,7 @@ def fitted(data, part):
     found = newton.minimize(
         lambda theta: inner.inner_loss(theta, {}, ready.points, part),
         curvature,
-        ready.params,
+        problem.transposed(ready.params),
         tolerance=1e-5,
     )
     assert float(found.grad_norm) <= float(found.limit)
@@ -133,6 +133,7 @@ def test_the_curvature_is_that_of_softmax_regression(high):
     theta["head"]["kernel"] = jnp.asarray(
         RNG.normal(size=theta["head"]["kernel"].shape), jnp.float32
     )
+    theta = problem.transposed(theta)
     rows = {"weight": jnp.asarray(RNG.normal(size=90), jnp.float32)}
     part = problem.Part(jnp.ones(90), jnp.ones(30))
     v = jax.tree.map(lambda leaf: jnp.asarray(RNG.normal(size=leaf.shape)), theta)
@@ -140,17 +141,17 @@ def test_the_curvature_is_that_of_softmax_regression(high):
     matvec = ready.inner.curvature(
         ready.inner.inner_loss, theta, rows, (ready.points, part)
     )
-    found = matvec(v)["head"]["kernel"]
+    found = matvec(v)["head"]["kernel"].T
     z = np.concatenate([ready.points.train, ready.points.clean]).astype(np.float64)
-    kernel, bias = (np.asarray(theta["head"][name]) for name in ("kernel", "bias"))
+    kernel, bias = (np.asarray(theta["head"][name]).T for name in ("kernel", "bias"))
     logits = z @ kernel + bias
     p = np.exp(logits - logits.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
-    moved = z @ np.asarray(v["head"]["kernel"]) + np.asarray(v["head"]["bias"])
+    moved = z @ np.asarray(v["head"]["kernel"]).T + np.asarray(v["head"]["bias"])
     w = np.concatenate([np.log1p(np.exp(rows["weight"])) / np.log(2), np.ones(30)])
     curved = w[:, None] * p * (moved - (p * moved).sum(1, keepdims=True))
     penalty = 7 / VARIANCE  # D of the features that vary, over the variance
-    expected = (z.T @ curved + penalty * np.asarray(v["head"]["kernel"])) / 120
+    expected = (z.T @ curved + penalty * np.asarray(v["head"]["kernel"]).T) / 120
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-5)
 
 
@@ -165,7 +166,9 @@ def test_a_step_goes_down_the_derivative_of_the_solved_problem(high):
     def solved(weight):
         start = functions.start()._replace(tables={"weight": jnp.asarray(weight)})
         head, _ = functions.fit(start, ready.points, chosen)
-        loss = ready.inner.outer_loss(head.theta, {}, ready.points, chosen)
+        loss = ready.inner.outer_loss(
+            problem.transposed(head.theta), {}, ready.points, chosen
+        )
         return float(loss), head
 
     start = np.zeros(90, np.float32)
@@ -193,7 +196,11 @@ def test_a_head_with_a_hidden_layer_is_solved(high):
     tables = hyperparams.init(jnp.zeros(1, int), num_classes=C)
     part = problem.Part(jnp.ones(90), jnp.zeros(30))
     at = [
-        float(ready.inner.inner_loss(theta, tables, ready.points, part))
+        float(
+            ready.inner.inner_loss(
+                problem.transposed(theta), tables, ready.points, part
+            )
+        )
         for theta in (ready.params, head.theta)
     ]
     assert at[1] < at[0]

@@ -3,12 +3,15 @@
 import json
 from typing import Any
 
+import jax
+import jax.export
 import numpy as np
 import pytest
 
 import autodo_jax
 from autodo_jax import config as config_lib
 from autodo_jax import errors
+from autodo_jax.export_model import __main__ as export_model
 from autodo_jax.predict.trained import image_decoder
 from autodo_jax.report import page
 from autodo_jax.train import solved
@@ -138,6 +141,17 @@ def test_a_run_is_loaded_from_its_workdir(whole, file):
         features, labels = arrays["test_features"], arrays["test_labels"]
     probability = loaded.predict(features)
     error = 100 * np.mean(probability.argmax(axis=1) != labels)
-    assert error == pytest.approx(whole[1]["test_error"])
+    assert error == whole[1]["test_error"]
     with pytest.raises(errors.RunFilesError, match="trained on features"):
         image_decoder(whole[0], loaded)
+
+
+@pytest.mark.slow
+def test_the_exported_network_gives_the_same_logits(whole, file, tmp_path):
+    assert export_model.main([str(whole[0]), f"--to={tmp_path}/net"]) == 0
+    exported = jax.export.deserialize((tmp_path / "net.stablehlo").read_bytes())
+    with np.load(file) as arrays:
+        features = arrays["test_features"].astype(np.float32)
+    found = autodo_jax.load_run(whole[0])
+    expected: Any = found.model.apply(found.variables, features, train=False)
+    np.testing.assert_allclose(exported.call(features), expected, atol=1e-5)
