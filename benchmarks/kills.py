@@ -44,6 +44,7 @@ EPOCHS, FLAGS = (
 )
 TIMES = {"seconds", "images_per_second", "data_wait"}
 LONGEST = 12.0  # seconds after which a run is killed, at most
+IN_REPORT = 2  # kills of a run that only lacks its report, at most
 PHASES = ("start", "steps", "save", "results", "report", "end")
 # Children of the server start with everything imported.
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -129,19 +130,22 @@ def runs(folder: pathlib.Path, rng: random.Random) -> Iterator[dict[str, Any]]:
         process = start(whole_folder)
         process.join()
     whole = outcome(whole_folder)
-    run = folder / "run"
+    run, in_report = folder / "run", 0
     while True:
         log = run.with_suffix(".log")
         before = log.stat().st_size if log.exists() else 0
         process = start(run)
         # Half of the kills come soon, so that no run of many epochs is needed.
         delay = rng.uniform(0, LONGEST if rng.random() < 0.5 else LONGEST / 3)
-        process.join(delay)
+        process.join(delay if in_report < IN_REPORT else None)
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
             process.join()
-            yield {"kill": where(run, before), "seconds": round(delay, 2)}
+            phase = where(run, before)
+            in_report += phase == "report"
+            yield {"kill": phase, "seconds": round(delay, 2)}
             continue
+        in_report = 0
         text = log.read_text()
         found = outcome(run) if process.exitcode == 0 else {}
         wrong = [name for name, digest in whole.items() if found.get(name) != digest]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from autodo_jax.data.images import decode, formats
+from autodo_jax.data.images import formats, pixels
 from autodo_jax.errors import AutodoError, DataError
 from autodo_jax.review.decisions import Decisions
 
@@ -183,7 +183,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             with self.server.lock:
                 content = self.server.read(points[int(number)].id)
             with formats.open_image(content) as image:
-                if image.width * image.height > decode.MAX_PIXELS:
+                if image.width * image.height > pixels.MAX_PIXELS:
                     return self._refuse(404)
                 image.draft("RGB", (_SIDE, _SIDE))
                 shown = image.convert("RGBA" if image.has_transparency_data else "RGB")

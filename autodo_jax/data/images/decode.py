@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import itertools
 import math
-import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
@@ -13,18 +12,21 @@ from typing import Any, NamedTuple, TypeVar
 
 import ml_collections
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from autodo_jax.data.images import formats
+from autodo_jax.data.images.pixels import (
+    LARGE,
+    MAX_PIXELS,
+    TooManyPixels,
+    plain,
+    sides,
+    to_array,
+)
 from autodo_jax.errors import DataError
 
-MAX_PIXELS = 2**26  # 8192 x 8192; larger images may be crafted to fill memory
-RESIZES = ("crop", "stretch")
-_MODES = {1: "L", 3: "RGB"}
-_SCALES = (2, 4, 8)  # at which JPEGs can be decoded instead
 # Encoded images in memory at once, besides the decoded ones, and their bytes.
 _CHUNK, _CHUNK_BYTES = 256, 2**27
-_LARGE, _STRIP = 2**22, 2**20  # pixels of an image that is converted in strips
 _ONE_LARGE = threading.Lock()
 UNREADABLE = ("replace it", "move it elsewhere")  # advice on an image
 _LISTED = 10  # unreadable images that an error names
@@ -35,66 +37,6 @@ _T = TypeVar("_T")
 Contents = bytes | DataError  # of a file, or the error of reading it
 
 
-class TooManyPixels(ValueError):
-    """An image whose pixels would take too much memory."""
-
-
-def to_array(
-    image: Image.Image,
-    *,
-    channels: int,
-    size: tuple[int, int] | tuple[()] = (),
-    resize: str = "crop",
-    max_pixels: int = MAX_PIXELS,
-) -> np.ndarray:
-    """Returns the pixels of an upright, opaque image.
-
-    The EXIF orientation is applied if it can be read, 16 bits a channel are scaled to
-    8, palettes and other colour spaces are converted, and transparency is blended with
-    white. Resizing is bilinear, antialiased where it shrinks.
-
-    Args:
-      image: as opened by Pillow; it need not be loaded yet.
-      channels: 3 for RGB or 1 for grey.
-      size: (height, width) in pixels; () keeps the image's own.
-      resize: "crop" scales the image to just cover `size`, keeping its aspect ratio,
-        and cuts out the centre; "stretch" scales each side on its own.
-      max_pixels: of the image; a larger JPEG is decoded at a half, a quarter or an
-        eighth of its sides, if it is resized anyway.
-
-    Returns:
-      uint8 [H, W, channels].
-
-    Raises:
-      OSError: the file is truncated or corrupt.
-      TooManyPixels: more than `max_pixels` pixels, or 65,536 on a side.
-      ValueError: other `channels` or another `resize`.
-    """
-    if channels not in _MODES:
-        raise ValueError(f"channels is {channels}, expected 1 (grey) or 3 (RGB)")
-    if resize not in RESIZES:
-        raise ValueError(f"resize is {resize!r}, expected one of {', '.join(RESIZES)}")
-    if not size and image.width * image.height > _LARGE:
-        _check_pixels(image, size, max_pixels)
-        return _array_in_strips(_upright(image), channels)
-    image = _plain(image, channels, size, max_pixels)
-    if size and size != (image.height, image.width):
-        height, width = size
-        scale = ImageOps.fit if resize == "crop" else Image.Image.resize
-        image = scale(image, (width, height), Image.Resampling.BILINEAR)
-    return np.array(image).reshape(image.height, image.width, channels)
-
-
-def _plain(
-    image: Image.Image, channels: int, size: tuple[int, int] | tuple[()], limit: int
-) -> Image.Image:
-    """Returns an upright, opaque image of 8 bits a channel, in its own size."""
-    _check_pixels(image, size, limit)
-    image, mode = _upright(image), _MODES[channels]
-    is_large = image.width * image.height > _LARGE
-    return _in_strips(image, mode) if is_large else _in_mode(image, mode)
-
-
 def _digest(image: Image.Image) -> bytes:
     """Returns what tells the pixels of images apart, without holding them."""
     digest = hashlib.sha256(f"{image.height} {image.width} ".encode())
@@ -102,84 +44,9 @@ def _digest(image: Image.Image) -> bytes:
     return digest.digest()[:_DIGEST_BYTES]
 
 
-def _check_pixels(
-    image: Image.Image, size: tuple[int, int] | tuple[()], max_pixels: int
-) -> None:
-    """Refuses a large image, but for a JPEG that can be decoded at a smaller scale."""
-    height, width = image.height, image.width
-    if max(height, width) > formats.MAX_SIDE:
-        raise TooManyPixels(
-            f"it has {_sides((height, width))} pixels, more than {formats.MAX_SIDE:,} "
-            "on a side"
-        )
-    if size and width * height > max_pixels:
-        for scale in _SCALES:
-            if (width // scale) * (height // scale) <= max_pixels:
-                image.draft(image.mode, (width // scale, height // scale))
-                break
-    if image.width * image.height > max_pixels:
-        raise TooManyPixels(
-            f"it has {_sides((height, width))} pixels, more than {max_pixels:,}"
-        )
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except (SyntaxError, struct.error):  # Damaged EXIF data; the image may be sound.
-        return image
-
-
-def _in_mode(image: Image.Image, mode: str) -> Image.Image:
-    image = _opaque(_eight_bit(image))
-    return image if image.mode == mode else image.convert(mode)
-
-
-def _strips(image: Image.Image, mode: str) -> Iterator[tuple[int, Image.Image]]:
-    """Yields the first row of each strip with its pixels: copies of all are too many.
-
-    What is done to a pixel depends on no other.
-    """
-    rows = max(1, _STRIP // image.width)
-    for top in range(0, image.height, rows):
-        box = (0, top, image.width, min(top + rows, image.height))
-        yield top, _in_mode(image.crop(box), mode)
-
-
-def _in_strips(image: Image.Image, mode: str) -> Image.Image:
-    converted = Image.new(mode, image.size)
-    for top, strip in _strips(image, mode):
-        converted.paste(strip, (0, top))
-    return converted
-
-
-def _array_in_strips(image: Image.Image, channels: int) -> np.ndarray:
-    pixels = np.empty((image.height, image.width, channels), np.uint8)
-    for top, strip in _strips(image, _MODES[channels]):
-        rows = pixels[top : top + strip.height]
-        rows[...] = np.asarray(strip).reshape(rows.shape)
-    return pixels
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Scales grey levels 0..65535 to 0..255, where Pillow's conversion would clip."""
-    if not image.mode.startswith("I"):
-        return image
-    levels = np.clip(np.asarray(image), 0, 65535)
-    return Image.fromarray(np.round(levels / 257).astype(np.uint8))
-
-
-def _opaque(image: Image.Image) -> Image.Image:
-    if not image.has_transparency_data:
-        return image
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image)
-
-
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """Decodes images, given as (name, contents); fields as in `to_array`."""
+    """Decodes images, given as (name, contents); fields as in `pixels.to_array`."""
 
     channels: int
     size: tuple[int, int] | tuple[()] = ()
@@ -202,8 +69,8 @@ class Decoder:
         """
 
         def read(image: Image.Image) -> tuple[np.ndarray, bytes]:
-            plain = _plain(image, self.channels, self.size, self.max_pixels)
-            return to_array(plain, **dataclasses.asdict(self)), _digest(plain)
+            whole = plain(image, self.channels, self.size, self.max_pixels)
+            return to_array(whole, **dataclasses.asdict(self)), _digest(whole)
 
         return self._of(file, read)
 
@@ -215,9 +82,9 @@ class Decoder:
         """
 
         def read(image: Image.Image) -> tuple[tuple[int, ...], bytes]:
-            plain = _plain(image, self.channels, self.size, self.max_pixels)
-            size = self.size or (plain.height, plain.width)
-            return (*size, self.channels), _digest(plain)
+            whole = plain(image, self.channels, self.size, self.max_pixels)
+            size = self.size or (whole.height, whole.width)
+            return (*size, self.channels), _digest(whole)
 
         return self._of(file, read)
 
@@ -225,7 +92,7 @@ class Decoder:
         name, content = file
         try:
             with formats.open_image(content) as image:
-                is_large = image.width * image.height > _LARGE
+                is_large = image.width * image.height > LARGE
                 # Of large ones as many as there are threads would fill memory.
                 with _ONE_LARGE if is_large else contextlib.nullcontext():
                     return read(image)
@@ -393,8 +260,8 @@ def check_size(
     """Raises DataError for an image whose shape is not that of the image `first`."""
     if shape != expected:
         raise DataError(
-            f"the image {name} has {_sides(shape)} pixels, {first} has "
-            f"{_sides(expected)}",
+            f"the image {name} has {sides(shape)} pixels, {first} has "
+            f"{sides(expected)}",
             "resize all by <config.data.image_size=(HEIGHT, WIDTH)>",
         )
 
@@ -409,7 +276,3 @@ def _reserve(shape: tuple[int, ...]) -> np.ndarray:
             "set <config.data.max_train_points>",
             "set a smaller <config.data.image_size>",
         ) from error
-
-
-def _sides(shape: tuple[int, ...]) -> str:
-    return f"{shape[0]}x{shape[1]}"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autodo_jax.data.images import archive_limits, decode, opened
+from autodo_jax.data.images import archive_limits, decode, opened, pixels
 from autodo_jax.errors import DataError, for_command_line
 from tests.data.sources.test_users import chunk
 
@@ -209,10 +209,10 @@ def test_large_images_are_converted_in_strips_to_the_same_pixels(
         )
     else:
         image = Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
-    whole = decode.to_array(image, channels=3, size=size)
-    monkeypatch.setattr(decode, "_LARGE", 1)
-    monkeypatch.setattr(decode, "_STRIP", 40)
-    np.testing.assert_array_equal(decode.to_array(image, channels=3, size=size), whole)
+    whole = pixels.to_array(image, channels=3, size=size)
+    monkeypatch.setattr(pixels, "LARGE", 1)
+    monkeypatch.setattr(pixels, "_STRIP", 40)
+    np.testing.assert_array_equal(pixels.to_array(image, channels=3, size=size), whole)
 
 
 def test_few_contents_are_in_memory_at_once(monkeypatch):

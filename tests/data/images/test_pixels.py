@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autodo_jax.data.images.decode import to_array
+from autodo_jax.data.images.pixels import to_array
 
 
 @pytest.fixture
