@@ -10,7 +10,7 @@ import argparse
 import re
 import shlex
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _OPTION = re.compile(
     r"<(again|data_dir|method|overwrite|source|threshold|workdir|config(?:\.\w+)+)"
@@ -146,6 +146,12 @@ def printable(text: str) -> str:
 
 class ArgumentParser(argparse.ArgumentParser):
     """A parser whose errors quote arguments, perhaps names of files, printable."""
+
+    # What the user has typed in place of `python -m MODULE`, as "autodo report".
+    called = ""
+
+    def __init__(self, prog: str, **options: Any):
+        super().__init__(prog=self.called or prog, **options)
 
     def error(self, message: str) -> NoReturn:
         super().error(printable(message))

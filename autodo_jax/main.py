@@ -54,7 +54,11 @@ def main(argv: Sequence[str]) -> int:
     except errors.UsageError as error:
         return _fail(error, _USAGE, with_traceback=False)
     if options.show_help:
-        print(f"{__doc__}\n{command_line.help_text()}")
+        program = "python -m autodo_jax.main"
+        usage = (__doc__ or "").replace(
+            program, errors.ArgumentParser.called or program
+        )
+        print(f"{usage}\n{command_line.help_text()}")
         return 0
     try:
         return _run(options)

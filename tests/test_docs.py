@@ -120,3 +120,28 @@ def test_a_right_document_passes():
     text = "```python\nx = 1\n```\ntext\n```python\nprint(x / 3)  # 0.333\n```\n"
     run_document(text, "right.md")
     assert [line for _, line in blocks(text)] == [1, 5]
+
+
+def promises():
+    """(promise, what holds it) of each row of the tables of docs/reliability.md."""
+    is_row = False
+    for line in (ROOT / "docs/reliability.md").read_text().splitlines():
+        is_row = line.startswith("| promise |") or (is_row and line.startswith("|"))
+        if is_row and not line.startswith(("| promise |", "|---")):
+            promise, tests = line.strip("| ").split(" | ")
+            yield pytest.param(tests, id=promise[:40])
+
+
+@pytest.mark.parametrize("tests", [*promises()])
+def test_each_promise_is_held_by_tests_that_exist(tests):
+    paths = re.findall(r"`(tests/[^`]*)`", tests)
+    assert paths
+    for path in map(ROOT.joinpath, paths):
+        files = [*path.glob("**/test_*.py")] if path.is_dir() else [path]
+        assert files
+        for file in files:
+            assert re.search(r"^def test_", file.read_text(), re.MULTILINE), file
+
+
+def test_there_are_promises():
+    assert len([*promises()]) > 35

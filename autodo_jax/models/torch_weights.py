@@ -7,18 +7,21 @@ convolutions [out, in, height, width], of linear layers [out, in].
 import collections
 import hashlib
 import io
+import math
 import pathlib
 import pickle
+import pickletools
 from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
 
+from autodo_jax.disk import regular
 from autodo_jax.errors import ConfigError
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # begins a file of torch's format before version 1.6
 _VERSION = 1001
-_DTYPES = {
+_DTYPES: dict[str, np.dtype] = {
     "FloatStorage": np.dtype("<f4"),
     "HalfStorage": np.dtype("<f2"),
     "DoubleStorage": np.dtype("<f8"),
@@ -56,14 +59,14 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _tensor
         if module == "torch" and name in _DTYPES:
-            return _DTYPES[name]
+            return name
         raise pickle.UnpicklingError(f"it calls {module}.{name}")
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _, size, view = pid
         if kind != "storage" or view is not None:
             raise pickle.UnpicklingError("it has a storage of an unknown kind")
-        return _Storage(str(key), np.dtype(dtype), int(size))
+        return _Storage(str(key), _DTYPES[dtype], int(size))
 
 
 def _tensor(
@@ -83,7 +86,8 @@ def read_pickle(path: pathlib.Path, sha256: str) -> dict[str, np.ndarray]:
       ConfigError: other contents, or not such a file.
       OSError: it cannot be read.
     """
-    content = path.read_bytes()
+    with regular.open_file(path) as file:
+        content = file.read()
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise ConfigError(
@@ -100,6 +104,7 @@ def read_pickle(path: pathlib.Path, sha256: str) -> dict[str, np.ndarray]:
 
 def _read(file: io.BytesIO) -> dict[str, np.ndarray]:
     def load() -> Any:
+        _check_memo(file)
         return _Unpickler(file).load()
 
     if (load(), load()) != (_MAGIC, _VERSION):
@@ -114,7 +119,27 @@ def _read(file: io.BytesIO) -> dict[str, np.ndarray]:
     for key in keys:
         dtype, size = storages[key].dtype, int.from_bytes(file.read(8), "little")
         data[key] = np.frombuffer(file.read(size * dtype.itemsize), dtype, size)
+    # Views of one storage may be many; each becomes an array of its own.
+    needed = sum(
+        math.prod(tensor.shape) * data[tensor.storage.key].itemsize
+        for tensor in named.values()
+    )
+    if needed > len(file.getbuffer()):
+        raise ValueError("its tensors have more bytes than the file")
     return {name: _view(tensor, data) for name, tensor in named.items()}
+
+
+def _check_memo(file: io.BytesIO) -> None:
+    """Refuses a pickle that numbers its objects out of turn.
+
+    The unpickler has room for as many as the largest number says, which can be all
+    memory.
+    """
+    start = file.tell()
+    for count, (code, number, _) in enumerate(pickletools.genops(file)):
+        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and (number or 0) > count:
+            raise ValueError("it numbers its objects out of turn")
+    file.seek(start)
 
 
 def _view(tensor: _Tensor, data: dict[str, np.ndarray]) -> np.ndarray:
@@ -137,7 +162,8 @@ def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
       ConfigError: it is not such a file, or absent.
     """
     try:
-        return safetensors.numpy.load_file(path)
+        with regular.open_file(path):  # A pipe would never end.
+            return safetensors.numpy.load_file(path)
     except Exception as error:  # Its own kind of error, or one of the system.
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(

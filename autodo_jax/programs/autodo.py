@@ -17,6 +17,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
+from autodo_jax.errors import ArgumentParser
 from autodo_jax.programs import experiments
 from autodo_jax.version import __version__
 
@@ -65,5 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _USAGE
     module, _ = PROGRAMS[name]
     sys.argv = [f"autodo {name}", *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    ArgumentParser.called = sys.argv[0]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        ArgumentParser.called = ""
     return 0

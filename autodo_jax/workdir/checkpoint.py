@@ -4,12 +4,17 @@ Orbax reads wrong values where a bit of a file has flipped, and does not fall ba
 the checksums of all files of a checkpoint lie beside them, written before its folder
 gets its name (`sha256sum -c sha256sums` checks them too). Where they do not match, the
 checkpoint is set aside and the one before it is taken.
+
+An old checkpoint moves to a folder of its own before it is removed: what a killed
+process has left of it is then not taken for a damaged one.
 """
 
 import contextlib
 import hashlib
 import logging
+import os
 import pathlib
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -30,6 +35,7 @@ _STATE = "state/"
 _MAX_CHECKSUMS = 2**24  # bytes of the list of checksums
 _DIGEST = 64  # hexadecimal digits of a SHA-256
 _DAMAGED = ".damaged"  # suffix of a checkpoint that was set aside
+_REMOVED = "removed"  # folder of old ones, before they are deleted
 
 # Orbax also logs the errors that it raises, with several tracebacks.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
@@ -99,6 +105,7 @@ class Checkpoints:
         if not after_error:
             with _explained(self._folder):
                 self._manager.close()
+                self._remove_old()
         elif jax.process_count() == 1:
             with contextlib.suppress(Exception):
                 self._manager.close()
@@ -122,6 +129,7 @@ class Checkpoints:
         )
         with _explained(self._folder):
             self._manager.wait_until_finished()
+            self._remove_old()  # first: there is room for one more
             self._saving = step
             self._manager.save(
                 step, args=items, metrics={"val_error": validation_error}
@@ -181,6 +189,7 @@ class Checkpoints:
             # Without it the metrics are not saved, and a resumed run could not choose.
             best_fn=lambda metrics: -metrics["val_error"],
             cleanup_tmp_directories=True,
+            todelete_subdir=_REMOVED,
             async_options=ocp.AsyncOptions(
                 # Called when all files are written, before the folder gets its name.
                 post_finalization_callback=self._write_checksums,
@@ -188,6 +197,16 @@ class Checkpoints:
                 create_directories_asynchronously=False,
             ),
         )
+
+    def _remove_old(self) -> None:
+        """Removes old checkpoints, or what is left of them."""
+        path = self._folder / _REMOVED
+        if jax.process_index() != 0 or not os.path.lexists(path):
+            return
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:  # It was put there; nothing is moved through a link.
+            path.unlink()
 
     def _write_checksums(self) -> None:
         if jax.process_index() == 0:

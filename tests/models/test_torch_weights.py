@@ -115,6 +115,15 @@ def test_nothing_is_called(torch, tmp_path, monkeypatch):
     assert not (tmp_path / "called").exists()
 
 
+ONE = {"a": np.zeros(1, "<f4")}
+
+
+def one_number_as(torch, shape):
+    storage = Storage(torch.FloatStorage, "a", 1)
+    strides = (0,) * len(shape)
+    return {"x": Tensor(torch, storage, 0, shape, strides, False, 0)}
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -136,6 +145,21 @@ def test_nothing_is_called(torch, tmp_path, monkeypatch):
             ),
             "a tensor is larger than its storage",
         ),
+        # One number that is seen as terabytes, or as more than all of memory.
+        *(
+            (
+                lambda t, shape=shape: saved(one_number_as(t, shape), ONE),
+                "more bytes than the file",
+            )
+            for shape in ((2**40,), (2**33,), (2**62, 2**62), (2**10,))
+        ),
+        (lambda t: b"\x80\x02K\x03r\xff\xff\xff\xff.", "out of turn"),
+        (lambda t: b"\x80\x02K\x03q\xff.", "out of turn"),
+        (lambda t: b"K\x03p4294967295\n.", "out of turn"),
+        (lambda t: b"\x80\x02\x8b\xff\xff\xff\x7f.", "cannot read"),
+        (lambda t: b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f.", "cannot read"),
+        (lambda t: b"(" * 10**6, "cannot read"),
+        (lambda t: b"ctorch\nFloatStorage\n}b.", "cannot read"),
     ],
 )
 def test_damage_is_one_line(torch, tmp_path, change, expected):

@@ -44,6 +44,9 @@ def test_the_version_is_said(capsys):
     ("arguments", "status", "said"),
     [
         (["train", "--help"], 0, "--config.field=value"),
+        (["train", "--help"], 0, "autodo train --config="),
+        (["report", "--help"], 0, "usage: autodo report [-h]"),
+        (["predict"], 2, "usage: autodo predict [-h]"),
         (["train", "--config=nope"], 2, "no experiment file or name 'nope'"),
         (["report", "absent"], 2, "absent"),
     ],
@@ -60,4 +63,5 @@ def test_a_command_is_its_module(arguments, status, said, tmp_path):
     )
     assert done.returncode == status, done.stderr
     assert said in done.stdout + done.stderr
+    assert "python -m" not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr

@@ -269,6 +269,40 @@ def test_what_else_lies_there_does_no_harm(folder, name, kind):
     assert restore(folder) == (7, [])
 
 
+@pytest.mark.parametrize("left", ["all", "half", "folders", "nothing"])
+def test_a_kill_while_old_ones_are_removed_leaves_no_damage(
+    tmp_path, left, monkeypatch
+):
+    monkeypatch.setattr(Checkpoints, "_remove_old", lambda self: None)
+    save(tmp_path, {1: 5.0, 2: 9.0, 3: 7.0, 4: 8.0})
+    monkeypatch.undo()
+    # Only a rename has happened: no file of it is missing where it was.
+    assert steps(tmp_path) == [1, 3, 4]
+    (old,) = (path for path in tmp_path.iterdir() if not path.name.isdecimal())
+    assert steps(old) == [2] and (old / "2/sha256sums").is_file()
+    names = files(old)
+    for name in names[: {"all": 0, "half": len(names) // 2}.get(left, len(names))]:
+        (old / name).unlink()
+    if left == "nothing":
+        shutil.rmtree(old / "2")
+    assert restore(tmp_path) == (4, [])
+    assert not old.exists() and steps(tmp_path) == [1, 3, 4]
+
+
+@pytest.mark.parametrize("kind", ["file", "link to a folder", "link to nothing"])
+def test_old_ones_are_moved_through_no_link(folder, tmp_path, kind):
+    target = tmp_path / "target"
+    if kind == "file":
+        (folder / "removed").write_text("no checkpoint")
+    else:
+        (folder / "removed").symlink_to(target)
+    if kind == "link to a folder":
+        (target / "3").mkdir(parents=True)
+    save(folder, {4: 9.0, 5: 9.0})
+    assert steps(folder) == [1, 4, 5] and not (folder / "removed").exists()
+    assert not target.exists() or [path.name for path in target.iterdir()] == ["3"]
+
+
 def test_a_link_without_a_target_does_no_harm(folder):
     (folder / "7").symlink_to("absent")
     step, warnings = restore(folder)

@@ -1,10 +1,13 @@
 """Links that were planted in a workdir lead no writer to the files of others."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 
 from autodo_jax import command_line, main
-from autodo_jax.errors import WorkdirError, WriteError
+from autodo_jax.errors import WorkdirError, WriteError, for_command_line
 from autodo_jax.report import comparison, page
 from autodo_jax.review.decisions import Decisions
 from autodo_jax.train import loop
@@ -112,32 +115,87 @@ def test_what_others_write_is_refused_where_it_is_a_link(name, tmp_path):
         assert (target / "7").is_dir()
 
 
-def test_a_path_that_is_not_utf8_is_refused_at_the_start(tmp_path):
-    workdir = tmp_path / "run\udcff"
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("run\udcff", r"run\udcff"),
+        ("\udc80", r"/\udc80"),
+        ("runs\udce9/run", r"runs\udce9/run"),
+        ("\udced\udca0\udc80", r"\udced\udca0\udc80"),
+        ("\x1b[2J\n\udcff", r"\x1b[2J\n\udcff"),
+    ],
+)
+def test_a_path_that_is_not_utf8_is_refused_at_the_start(name, shown, tmp_path):
+    workdir = tmp_path / name
     with (
-        pytest.raises(WorkdirError, match=r"run.udcff is not UTF-8; rename it"),
+        pytest.raises(WorkdirError) as error,
         folder.opened(workdir, digits.get_config()),
     ):
         pass
-    assert not workdir.exists()
+    line = for_command_line(error.value)
+    assert f"{shown} is not UTF-8; rename it" in line and line.isprintable()
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that was stopped before its report, and its flags but for the workdir."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        workdir = tmp_path_factory.mktemp("finished")
+        flags = [f"{DIGITS}:baseline", *TINY]
+        config = command_line.load_config(command_line.parse(["main", *flags]))
+        ready, state = prepared.prepare(config)
+        loop.run(ready, state, workdir)
+        yield workdir, flags
+
+
+def with_part(path):
+    path.with_name(f"{path.name}.{'0' * 32}.tmp").write_text("<html>")
+
+
+def with_older(path):
+    path.write_text("of a run before it")
+    os.utime(path, (0, 0))
+
+
+REPORTS = {
+    "none": lambda path: None,
+    "a part of one": with_part,
+    "an older one": with_older,
+    "a link to nothing": lambda path: path.symlink_to("nothing"),
+    "a link to an older one": lambda path: path.symlink_to("config.json"),
+}
 
 
 @pytest.mark.slow
-def test_a_finished_run_gets_the_report_that_it_lacks(tmp_path, monkeypatch, capfd):
+@pytest.mark.parametrize("kind", REPORTS)
+def test_a_finished_run_gets_the_report_that_it_lacks(
+    kind, finished, tmp_path, monkeypatch, capfd
+):
     monkeypatch.chdir(ROOT)
-    flags = [f"{DIGITS}:baseline", *TINY, f"--workdir={tmp_path}"]
-    config = command_line.load_config(command_line.parse(["main", *flags]))
-    ready, state = prepared.prepare(config)
-    loop.run(ready, state, tmp_path)
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    path = workdir / "report.html"
+    REPORTS[kind](path)
+    flags = [*finished[1], f"--workdir={workdir}"]
     assert main.main(["main", *flags]) == 0
     assert "is finished" in capfd.readouterr().out
-    written = (tmp_path / "report.html").stat().st_mtime_ns
+    assert path.is_file() and not path.is_symlink() and path.stat().st_size > 10_000
+    assert not [*workdir.glob("*.tmp")]
+    written = path.stat().st_mtime_ns
     assert main.main(["main", *flags]) == 0
-    assert (tmp_path / "report.html").stat().st_mtime_ns == written
-    # Where it cannot be written, the command says so and does not succeed.
-    (tmp_path / "report.html").unlink()
-    (tmp_path / "report.npz").write_bytes(np.random.default_rng(0).bytes(100))
-    capfd.readouterr()
+    assert path.stat().st_mtime_ns == written
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["report.npz", "metrics.jsonl", "dataset.csv"])
+def test_a_report_that_cannot_be_written_is_no_success(
+    name, finished, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.chdir(ROOT)
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    (workdir / name).write_bytes(np.random.default_rng(0).bytes(100))
+    flags = [*finished[1], f"--workdir={workdir}"]
     assert main.main(["main", *flags]) == 1
     error = capfd.readouterr().err
     assert error.startswith("autodo_jax: no report.html: cannot read ")

@@ -9,16 +9,17 @@ import pathlib
 import struct
 import tarfile
 import zipfile
+from typing import IO
 
-from autodo_jax.disk import regular
+from autodo_jax.disk import regular, zip_directory
+from autodo_jax.disk.zip_directory import Directory
 from autodo_jax.errors import DataError
 
 _MANY = 10_000  # members whose mean size is looked at
 _SMALLEST = 32  # bytes of a member in the mean
 _MOST = 2**22  # members
 _RATIO, _FREE = 200, 2**26  # unpacked bytes for one of an archive, from so many on
-_END, _END_SIZE = b"PK\x05\x06", 22  # of a .zip archive, before its comment
-_LONG_END = b"PK\x06\x06"  # of one with more than 65,535 members
+_MAX_DIRECTORY = 2**30  # bytes of the directory of a .zip archive
 _ENTRY, _ENTRY_SIZE = b"PK\x01\x02", 46
 _ADVICE = ("pack the images again", "unpack it")
 
@@ -28,52 +29,54 @@ def check_zip(root: pathlib.Path) -> None:
 
     Raises:
       DataError: it has nearly empty members, or too many, or one whose name is not what
-        it is said to be.
+        it is said to be; or it is one of the parts of an archive.
+      zipfile.BadZipFile: it is damaged.
     """
     with regular.open_file(root) as file:
-        size = os.fstat(file.fileno()).st_size
-        file.seek(max(0, size - _END_SIZE - 2**16 - 2**12))
-        tail = file.read()
-        at = tail.rfind(_END)
-        if at < 0 or len(tail) < at + _END_SIZE:
+        directory = zip_directory.find(file)
+        if directory is None or directory.position < 0:
             return  # It is damaged, as zipfile says.
-        if struct.unpack_from("<H", tail, at + 4)[0] not in (0, 0xFFFF):
+        if directory.part not in (0, 0xFFFF):
             raise DataError(f"{root} is one of the parts of an archive", "join them")
-        end, found = at, struct.unpack_from("<HII", tail, at + 10)
-        long = tail.rfind(_LONG_END, 0, at)
-        if {found[0], *found[1:]} & {0xFFFF, 0xFFFFFFFF} and long >= 0:
-            if len(tail) < long + 56:
-                return
-            end, found = long, struct.unpack_from("<QQQ", tail, long + 32)
-        count, length, start = found
-        # Of members the directory repeats all but contents, and 16 bytes more.
-        _check_mean(root, count, start - length + 16 * count)
-        if length <= size:
-            # There may be something before the archive.
-            file.seek(max(0, size - len(tail) + end - length))
-            _check_names(root, file.read(length))
+        if directory.length > _MAX_DIRECTORY:
+            raise DataError(
+                f"{root} has a directory of {directory.length:,} bytes", *_ADVICE
+            )
+        # Before each member there is what the directory says of it, but for 16 bytes.
+        headers = directory.length - 16 * directory.num_members
+        _check_mean(root, directory.num_members, directory.position - headers)
+        _check_entries(root, file, directory)
 
 
-def _check_names(root: pathlib.Path, directory: bytes) -> None:
-    position = number = 0
-    while directory[position : position + 4] == _ENTRY:
-        if len(directory) < position + _ENTRY_SIZE:
-            return
+def _check_entries(root: pathlib.Path, file: IO[bytes], directory: Directory) -> None:
+    # How many there are is counted, whatever the archive says.
+    file.seek(directory.position)
+    number, left, contents = 0, directory.length, directory.position
+    while left > 0:
+        entry = file.read(_ENTRY_SIZE)
+        if len(entry) < _ENTRY_SIZE or not entry.startswith(_ENTRY):
+            return  # It is damaged, as zipfile says.
         number += 1
-        (flags,) = struct.unpack_from("<H", directory, position + 8)
-        lengths = struct.unpack_from("<HHH", directory, position + 28)
-        start = position + _ENTRY_SIZE
-        name = directory[start : start + lengths[0]]
+        lengths = struct.unpack_from("<HHH", entry, 28)
+        name, _ = file.read(lengths[0]), file.seek(lengths[1] + lengths[2], os.SEEK_CUR)
+        (flags,) = struct.unpack_from("<H", entry, 8)
         if flags & 0x800:
-            try:
-                name.decode()
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{root} cannot be read: member {number} has a name that is not "
-                    f"UTF-8, {str(name)[1:]}",
-                    *_ADVICE,
-                ) from error
-        position = start + sum(lengths)
+            _check_name(root, number, name)
+        left -= _ENTRY_SIZE + sum(lengths)
+        contents -= _ENTRY_SIZE - 16 + lengths[0]
+        if number % _MANY == 0:
+            _check_mean(root, number, contents)
+
+
+def _check_name(root: pathlib.Path, number: int, name: bytes) -> None:
+    try:
+        name.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{root} cannot be read: member {number} has a name that is not UTF-8, "
+            f"{str(name)[1:]}",
+            *_ADVICE,
+        ) from error
 
 
 def check_member(info: zipfile.ZipInfo) -> None:

@@ -19,6 +19,8 @@ import numpy as np
 
 from autodo_jax.data import split
 from autodo_jax.data.dataset import Dataset, SourceSplits
+from autodo_jax.disk import regular
+from autodo_jax.disk.arrays import map_npy, read_any_npz
 from autodo_jax.errors import DataError
 
 _SPLITS = ("train", "validation", "test")
@@ -78,7 +80,12 @@ def to_splits(arrays: Arrays, where: str) -> SourceSplits:
     labels = {name: _labels(arrays, name, where) for name in present}
     largest = max(int(values.max(initial=0)) for values in labels.values())
     if "class_names" in arrays:
-        class_names = tuple(map(str, arrays["class_names"]))
+        names = np.asarray(arrays["class_names"])
+        if names.ndim != 1:
+            raise DataError(
+                f"class_names of {where} have shape {names.shape}, expected [C]"
+            )
+        class_names = tuple(map(str, names))
         if largest >= len(class_names):
             raise DataError(
                 f"a label in {where} is {largest}, expected 0..{len(class_names) - 1} "
@@ -96,7 +103,7 @@ def to_splits(arrays: Arrays, where: str) -> SourceSplits:
         name: Dataset(
             images=arrays[f"{name}_features"],
             labels=labels[name],
-            ids=_ids(arrays, name, len(labels[name])),
+            ids=_ids(arrays, name, len(labels[name]), where),
             class_names=class_names,
         )
         for name in present
@@ -125,10 +132,14 @@ def _labels(arrays: Arrays, name: str, where: str) -> np.ndarray:
     return labels.astype(np.int32)
 
 
-def _ids(arrays: Arrays, name: str, num_points: int) -> np.ndarray:
+def _ids(arrays: Arrays, name: str, num_points: int, where: str) -> np.ndarray:
     given = arrays.get(f"{name}_ids")
     if given is None:
         return np.array([f"{name}_{i}" for i in range(num_points)])
+    if given.shape != (num_points,):
+        raise DataError(
+            f"{name}_ids of {where} have shape {given.shape}, expected [{num_points}]"
+        )
     return np.asarray(given).astype(str)
 
 
@@ -136,10 +147,10 @@ def _read(path: pathlib.Path) -> Arrays:
     try:
         if path.is_dir():
             files = sorted(path.glob("*.npy"))
-            return {file.stem: np.load(file, mmap_mode="r") for file in files}
+            return {file.stem: map_npy(file) for file in files}
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return dict(arrays)
+            with regular.open_file(path) as file:
+                return read_any_npz(file)
         if path.suffix == ".parquet":
             return _read_parquet(path)
     except DataError:

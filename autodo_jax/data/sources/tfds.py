@@ -18,7 +18,8 @@ import numpy as np
 from autodo_jax.data import split
 from autodo_jax.data.dataset import Dataset, SourceSplits
 from autodo_jax.data.images import decode, lazy
-from autodo_jax.disk import regular
+from autodo_jax.disk import arrays, regular
+from autodo_jax.disk.arrays import Expected
 from autodo_jax.errors import DataError
 
 # Our name of a source -> TFDS's.
@@ -32,6 +33,8 @@ NAMES = {
 _CHUNK = 1024  # records read at once
 _MANY = 100_000  # from this number of records on, reading them is announced
 _INDEX = "autodo_jax_index_{}.npz"  # beside the records of a split
+_INDEX_ARRAYS = {"labels": Expected("iu", ("N",)), "ids": Expected("U", ("N",), 4096)}
+_MAX_INDEX = 2**31  # bytes
 
 
 def load(data: ml_collections.ConfigDict, seed: int) -> SourceSplits:
@@ -251,16 +254,13 @@ def _make_index(records: Any, prefix: str) -> _Index:
 def _load_index(path: pathlib.Path, num_records: int) -> _Index | None:
     """Returns the index in a file, or None if it is not of `num_records` points."""
     try:
-        with (
-            regular.open_file(path) as file,
-            np.load(file, allow_pickle=False) as arrays,
-        ):
-            labels, ids = arrays["labels"].astype(np.int32), arrays["ids"]
-    # numpy raises errors of any kind for damaged files.
+        with regular.open_file(path) as file:
+            found = arrays.read_npz(file, _INDEX_ARRAYS, {"N": num_records}, _MAX_INDEX)
+    # zipfile and numpy raise errors of any kind for damaged files.
     except Exception:
         return None
-    is_sound = labels.shape == ids.shape == (num_records,) and ids.dtype.kind == "U"
-    return _Index(labels, ids) if is_sound else None
+    labels, ids = found["labels"].astype(np.int32), found["ids"]
+    return _Index(labels, ids) if len(labels) == num_records else None
 
 
 def _save_index(path: pathlib.Path, index: _Index) -> None:

@@ -5,6 +5,8 @@ import gzip
 import io
 import lzma
 import struct
+import subprocess
+import sys
 import tarfile
 import time
 import zipfile
@@ -46,7 +48,11 @@ def replaced(path, old, new):
 
 
 @pytest.mark.parametrize(
-    "name", [b"\xff\x1b[2J", b"\xc3\x28\n\n\n", b"\xed\xa0\x80\x1b\r"]
+    "name",
+    [
+        *(b"\xff\x1b[2J", b"\xc3\x28\n\n\n", b"\xed\xa0\x80\x1b\r"),
+        *(b"\x80/../\x7f", b"\xf8\x88\x80\x80\x80"),
+    ],
 )
 def test_a_name_that_is_not_utf8_is_told_by_its_number(name, tmp_path):
     path = zipped(tmp_path / "x.zip", ("a.png", b"x"), ("\xe9" * 5, b"x"))
@@ -54,8 +60,11 @@ def test_a_name_that_is_not_utf8_is_told_by_its_number(name, tmp_path):
     refuse(path, "x.zip cannot be read: member 2 has a name")
 
 
-def many_empty(path, num_members):
-    """A .zip archive of empty members, as fast as can be."""
+def many_empty(path, num_members, count=None, short=None):
+    """A .zip archive of empty members, which says that it has `count`.
+
+    `short` are the counts of the end that older programs read.
+    """
     local, directory = io.BytesIO(), io.BytesIO()
     for i in range(num_members):
         name = b"%07d" % i
@@ -67,10 +76,12 @@ def many_empty(path, num_members):
         )
         local.write(struct.pack("<4s5H3L2H", b"PK\3\4", 20, *[0] * 7, 7, 0) + name)
     start, size = local.tell(), directory.tell()
-    end = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, num_members,
-                      num_members, size, start)  # fmt: skip
+    count = num_members if count is None else count
+    end = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count,
+                      size, start)  # fmt: skip
     end += struct.pack("<4sLQL", b"PK\x06\x07", 0, start + size, 1)
-    end += struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, size, start, 0)
+    counts = short or (0xFFFF, 0xFFFF)
+    end += struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, *counts, size, start, 0)
     path.write_bytes(local.getvalue() + directory.getvalue() + end)
 
 
@@ -80,6 +91,51 @@ def test_members_without_contents(num_members, tmp_path):
     refuse(
         tmp_path / "x.zip", f"{num_members:,} members or more with less than 32 bytes"
     )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"count": 1},
+        {"count": 2**40},
+        {"count": 1, "short": (1, 1)},
+        {"count": 1, "short": struct.unpack("<2H", b"PK\x05\x06")},
+    ],
+    ids=str,
+)
+def test_members_are_counted_whatever_the_archive_says(words, tmp_path):
+    many_empty(tmp_path / "x.zip", 30_000, **words)
+    refuse(tmp_path / "x.zip", " members")
+
+
+_OPEN = """
+import resource, sys, time
+from autodo_jax.data.images import opened
+from autodo_jax.errors import DataError
+
+def used():
+    return resource.getrusage(resource.RUSAGE_SELF)
+
+before = used()
+try:
+    with opened.opened(__import__("pathlib").Path(sys.argv[1])):
+        pass
+except DataError as error:
+    print(error)
+print((used().ru_maxrss - before.ru_maxrss) / 1024, used().ru_utime - before.ru_utime)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [10**6, 1, 0, 10**12])
+def test_a_million_members_without_contents(count, tmp_path):
+    many_empty(tmp_path / "x.zip", 10**6, count)
+    command = [sys.executable, "-c", _OPEN, str(tmp_path / "x.zip")]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    line, used = output.splitlines()
+    assert " members or more with less than 32 bytes" in line or "more than" in line
+    megabytes, seconds = map(float, used.split())
+    assert megabytes < 20 and seconds < SECONDS
 
 
 OPENERS: dict = {"": open, "gz": gzip.open, "xz": lzma.open, "bz2": bz2.open}

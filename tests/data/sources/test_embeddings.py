@@ -102,6 +102,11 @@ def without(*names):
         (changed(train_labels=np.arange(5) % 2), "shapes (6, 5) and (5,)"),
         (changed(train_features=np.ones(6)), "shapes (6,) and (6,)"),
         (changed(train_labels=np.arange(6) % 3), "is 2, expected 0..1"),
+        (changed(class_names=np.array("cat")), "class_names of"),
+        (changed(class_names=np.array([["cat", "dog"]])), "have shape (1, 2)"),
+        (changed(train_ids=np.array("a")), "train_ids"),
+        (changed(train_ids=np.array([["a"]] * 6)), "train_ids"),
+        (changed(train_ids=np.array(["a"] * 5)), "train_ids"),
         (changed(test_labels=np.array([0, 1, -1])), "test_labels of"),
         (
             {**without("class_names"), "test_labels": np.array([0, 1, 9])},
