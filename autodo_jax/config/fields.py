@@ -176,6 +176,11 @@ def _task() -> ml_collections.ConfigDict:
     # share of those from hyper.start_epoch on if below 1, else their number; 0: never
     # (App. A). A solved head learns from it in its last solve, if this is not 0.
     task.joined_epochs = 0.0
+    # Share of the clean set that theta learns from in all epochs; the outer loss is
+    # taken on the rest. Not of solved heads.
+    task.joined_share = 0.0
+    # How often a clean point that has joined is drawn for each time of a train point.
+    task.joined_copies = 1
     return task
 
 

@@ -45,7 +45,7 @@ METHODS = {
 
 
 # Fields whose values a configuration may choose by the method.
-CHOSEN_BY_METHOD = ("augment.num_ops", "task.joined_epochs")
+CHOSEN_BY_METHOD = ("augment.num_ops", "task.joined_epochs", "task.joined_share")
 
 RIVALS = ("clean_only", "joined")  # methods that only learn from the clean set too
 
@@ -59,6 +59,7 @@ def apply_method(
     *,
     num_ops: Mapping[str, int] | None = None,
     joined_epochs: float | None = None,
+    joined_share: float | None = None,
 ) -> None:
     """Sets the fields of a row of the paper's tables; None or "": `autodo`.
 
@@ -68,6 +69,7 @@ def apply_method(
       num_ops: `augment.num_ops` by policy, where it is not the usual number.
       joined_epochs: `task.joined_epochs` of methods that have Lambda, 0 for others;
         None: as it is.
+      joined_share: `task.joined_share`, likewise.
 
     Raises:
       ConfigError: an unknown method.
@@ -84,9 +86,11 @@ def apply_method(
     config.augment.num_ops = (_NUM_OPS | dict(num_ops or {})).get(
         config.augment.policy, 0
     )
+    learns = has_hyperparams(METHODS[method])
     if joined_epochs is not None:
-        learns = has_hyperparams(METHODS[method])
         config.task.joined_epochs = joined_epochs if learns else 0.0
+    if joined_share is not None:
+        config.task.joined_share = joined_share if learns else 0.0
 
 
 def has_hyperparams(hyper: ml_collections.ConfigDict | Method) -> bool:

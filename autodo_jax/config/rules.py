@@ -139,6 +139,8 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
         lambda v: 0 <= v < 1 or v == int(v) >= 1,
         "a share in (0, 1), a number of epochs, or 0 for none",
     ),
+    "task.joined_copies": _AT_LEAST_1,
+    "task.joined_share": (lambda v: 0 <= v < 1, "a share in [0, 1)"),
     "hyper.start_epoch": _AT_LEAST_0,
     "hyper.learning_rate": _POSITIVE,
     "hyper.num_terms": _AT_LEAST_0,
@@ -253,15 +255,19 @@ def _check_head(config: ml_collections.ConfigDict) -> None:
 
 def _check_guard(config: ml_collections.ConfigDict) -> None:
     """Refuses a guard without a clean set of its own, and phases that do not fit."""
-    joined, guard = config.task.joined_epochs, config.guard
+    joined, share = config.task.joined_epochs, config.task.joined_share
+    guard = config.guard
     for name, value in (
         ("task.joined_epochs", joined >= 1 and joined),
+        ("task.joined_share", share),
         ("guard.folds", guard.folds),
     ):
         if value and config.data.outer_set != "validation":
             _refuse(name, value, f"0 with data.outer_set={config.data.outer_set}")
     learns = has_hyperparams(config.hyper) and not config.hyper.frozen
     if is_solved(config):
+        if share:
+            _refuse("task.joined_share", share, "0 of a head that is solved")
         return
     if guard.patience:
         _refuse("guard.patience", guard.patience, "0 of a network that is not solved")
@@ -270,6 +276,8 @@ def _check_guard(config: ml_collections.ConfigDict) -> None:
         _refuse("guard.folds", guard.folds, expected)
     if joined and config.data.train_on != "train":
         _refuse("task.joined_epochs", joined, f"0 of {config.method}")
+    if share and config.data.train_on != "train":
+        _refuse("task.joined_share", share, f"0 of {config.method}")
     first = config.hyper.start_epoch if learns else 0
     if joined and first + joined_epochs(config) >= config.epochs:
         _refuse("task.joined_epochs", joined, f"less than {config.epochs - first}")

@@ -68,6 +68,11 @@ def _what_saw_the_clean_set(
             f" In its last {result['joined_epochs']} epochs the network learns from "
             "the validation set too, whose error is then too low."
         )
+    if "num_early" in result:
+        text += (
+            f" It learns from {result['num_early']} of the {result['num_val']} "
+            "validation points in all epochs, so their error is too low throughout."
+        )
     if "lambda_stop" in result:
         text += f" {result['lambda_stop']}."
         if len(result["image_shape"]) == 1:  # a solved head

@@ -17,6 +17,7 @@ _TEMPERATURE_PENALTY, _BIAS_PENALTY = 0.1, 1.0  # half their squares, in points
 # A network that knows little says little of the rate of wrong labels: it is held to a
 # usual one by half as many points as there are, and the classes of a label to those
 # of uniform noise at that rate by three times as many as have the label, and a few.
+# Where classes are rare, more of the points with their labels are of other classes.
 _USUAL_RATE, _USUAL_SHARE = 0.1, 0.5
 _CLASS_SHARE, _CLASS_POINTS = 3.0, 30.0
 _MAX_ITERS, _TOLERANCE = 200, 1e-6
@@ -93,7 +94,8 @@ def _counts(likelihood: np.ndarray, labels: np.ndarray) -> np.ndarray:
     present, starts = np.unique(labels, return_index=True)
     size = np.bincount(labels, minlength=num_classes)[:, None].astype(float)
     prior_size = _CLASS_SHARE * size + _CLASS_POINTS
-    counts = size * _confusion(_USUAL_RATE, num_classes)
+    shares = (size[:, 0] + 1) / (size.sum() + num_classes)
+    counts = size * _classes_of_labels(_USUAL_RATE, shares)
     for _ in range(_MAX_ITERS):
         joint = likelihood * counts[labels]
         joint /= joint.sum(axis=1, keepdims=True)
@@ -102,7 +104,8 @@ def _counts(likelihood: np.ndarray, labels: np.ndarray) -> np.ndarray:
             found[present] = np.add.reduceat(joint, starts)
         rate = 1 - np.trace(found) / max(len(labels), 1)
         rate = (rate + _USUAL_SHARE * _USUAL_RATE) / (1 + _USUAL_SHARE)
-        prior = prior_size * _confusion(rate, num_classes)
+        shares = (found.sum(axis=0) + 1) / (size.sum() + num_classes)
+        prior = prior_size * _classes_of_labels(rate, shares)
         last, counts = counts, (found + prior) * size / (size + prior_size)
         if np.abs(counts - last).max(initial=0) <= _TOLERANCE * len(labels):
             break
@@ -136,8 +139,15 @@ def calibrate(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray
     return float(np.exp(found[0])), found[1:]
 
 
-def _confusion(rate: float, num_classes: int) -> np.ndarray:
-    """Shares [C, C] of true labels (columns) where `rate` of the labels is redrawn."""
+def _classes_of_labels(rate: float, shares: np.ndarray) -> np.ndarray:
+    """Returns the classes [C] of the points given each label, a row, [C, C].
+
+    Args:
+      rate: of the labels are another class's, each as often.
+      shares: of the true classes, [C], which sum to 1.
+    """
+    num_classes = len(shares)
     rate = min(max(rate, 1e-3), 1 - 1 / num_classes)
     others = (1 - np.eye(num_classes)) / (num_classes - 1)
-    return (1 - rate) * np.eye(num_classes) + rate * others
+    found = ((1 - rate) * np.eye(num_classes) + rate * others) * shares
+    return found / found.sum(axis=1, keepdims=True)

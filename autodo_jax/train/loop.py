@@ -169,7 +169,7 @@ def run_epoch(
     values = {"hyper_learning_rate": 0.0} | _mean_values(history["task"])
     if learns:
         values |= _hyper_values(history["hyper"], epoch, warn)
-    if learns and setup.plan.num_held_out:
+    if learns and state.kept:
         state, guarded = _guard(setup, state, validation.losses, epoch)
         values |= guarded
     num_images = setup.config.batch_size * sum(map(len, history.values()))
@@ -265,8 +265,9 @@ def _run_phase(
 
     `features` of the validation points, in a hyper phase, save their forward passes.
     """
-    is_joined = setup.plan.is_joined(log.epoch)
-    task = setup.steps.joined if is_joined else setup.steps.task
+    plan = setup.plan
+    joins = plan.is_joined(log.epoch) or plan.early_points is not None
+    task = setup.steps.joined if joins else setup.steps.task
     steps: dict[str, tuple[Callable[..., tuple[TrainState, Metrics]], Any]] = {
         "task": (task, setup.task_key),
         "hyper": (setup.steps.hyper, setup.hyper_key),

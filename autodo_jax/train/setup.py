@@ -111,7 +111,7 @@ def prepare(
     optimizers = create_optimizers(config, plan.num_steps)
     init_key, *keys = jax.random.split(jax.random.key(config.seed), 3)
     task_key, hyper_key = distributed.place(mesh, keys)
-    train = data.splits.train
+    train, clean_labels = data.splits.train, data.splits.validation.labels
     images = jax.ShapeDtypeStruct((1, *train.images.shape[1:]), np.uint8)
     create = functools.partial(
         create_state,
@@ -121,7 +121,7 @@ def prepare(
         num_classes=data.num_classes,
         image_shape=jax.eval_shape(losses.clean_inputs, images).shape[1:],
         num_clean=plan.num_points["validation"] if plan.joined_epochs else 0,
-        num_held_out=plan.num_held_out,
+        num_held_out=int(snapshot.held_out(config, clean_labels).sum()),
     )
     given = models.initial_variables(config.model, data.num_classes)
     specs, formats, state = _place_state(mesh, create, init_key, train.labels, given)
@@ -261,7 +261,8 @@ def _parts(config: ml_collections.ConfigDict, data: RunData) -> dict[str, Datase
     parts = data.splits._asdict()
     if data.fit is not data.splits.train:
         parts["fit"] = data.fit
-    if config_lib.joined_epochs(config) and not config_lib.is_solved(config):
+    joins = config_lib.joined_epochs(config) or config.task.joined_share
+    if joins and not config_lib.is_solved(config):
         parts["joined"] = parts["train"].join(parts["validation"])
     return parts
 
@@ -274,7 +275,15 @@ def _plan(
     parts = _parts(config, data)
     num_points = {name: len(part.labels) for name, part in parts.items()}
     learns = config_lib.has_hyperparams(config.hyper) and not config.hyper.frozen
-    held_out = snapshot.held_out(config, data.splits.validation.labels)
+    clean_labels = data.splits.validation.labels
+    early = snapshot.early(config, clean_labels)
+    num_train, copies = num_points["train"], config.task.joined_copies
+
+    def joined(chosen: np.ndarray) -> np.ndarray:
+        clean = np.tile(num_train + np.flatnonzero(chosen), copies)
+        return np.r_[:num_train, clean]
+
+    inner_only = early | snapshot.held_out(config, clean_labels)
     return BatchPlan(
         num_points=num_points,
         batch_size=config.batch_size,
@@ -284,7 +293,9 @@ def _plan(
         start_epoch=config.hyper.start_epoch if learns else config.epochs,
         seed=config.seed,
         joined_epochs=config_lib.joined_epochs(config) if "joined" in parts else 0,
-        outer_points=np.flatnonzero(~held_out) if held_out.any() else None,
+        joined_points=joined(np.ones_like(early)) if copies > 1 else None,
+        early_points=joined(early) if early.any() else None,
+        outer_points=np.flatnonzero(~inner_only) if inner_only.any() else None,
     )
 
 

@@ -29,6 +29,19 @@ class Kept(NamedTuple):
     epoch: chex.Array  # int32, from 1; 0 at the start
 
 
+def early(config: ml_collections.ConfigDict, labels: np.ndarray) -> np.ndarray:
+    """Returns True of each clean point that theta learns from in all epochs, [M].
+
+    Args:
+      config: of the run.
+      labels: of the clean points, [M].
+    """
+    share = config.task.joined_share
+    # By class, at random within each: any run of places has its share of each class.
+    place = guard.assign_folds(labels, max(len(labels), 1), seed=config.seed)
+    return np.floor((place + 1) * share) > np.floor(place * share)
+
+
 def held_out(config: ml_collections.ConfigDict, labels: np.ndarray) -> np.ndarray:
     """Returns True of each clean point that Lambda is not learned from, [M].
 
@@ -39,8 +52,11 @@ def held_out(config: ml_collections.ConfigDict, labels: np.ndarray) -> np.ndarra
     learns = config_lib.has_hyperparams(config.hyper) and not config.hyper.frozen
     if config_lib.is_solved(config) or not (config.guard.folds and learns):
         return np.zeros(len(labels), bool)
-    folds = guard.assign_folds(labels, config.guard.folds, seed=config.seed)
-    return folds == 0
+    rest = np.flatnonzero(~early(config, labels))
+    folds = guard.assign_folds(labels[rest], config.guard.folds, seed=config.seed)
+    found = np.zeros(len(labels), bool)
+    found[rest[folds == 0]] = True
+    return found
 
 
 def start(tables: hyperparams.Tables, num_held_out: int) -> Kept:

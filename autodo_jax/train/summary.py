@@ -131,7 +131,8 @@ def _unseen_clean_points(
         found = log_probabilities(setup, state, "validation")
     # Those that Lambda was not learned from either, where there are some.
     is_held_out = snapshot.held_out(config, labels)
-    chosen = is_held_out if is_held_out.any() else np.ones(len(labels), bool)
+    is_early = snapshot.early(config, labels)
+    chosen = is_held_out if is_held_out.any() else ~is_early
     return found[chosen], labels[chosen]
 
 
@@ -192,6 +193,9 @@ def summarize(
     }
     if setup.plan.joined_epochs:
         result["joined_epochs"] = setup.plan.joined_epochs
+    if setup.plan.early_points is not None:
+        is_early = snapshot.early(config, data.splits.validation.labels)
+        result["num_early"] = int(is_early.sum())
     if stop:
         result |= {"lambda_epoch": stop, "lambda_stop": guard.explain(records)}
     auroc = metrics.noise_auroc(train.noise_score, data.is_flipped)

@@ -7,6 +7,7 @@ import pytest
 
 from autodo_jax import config as config_lib
 from autodo_jax.errors import ConfigError
+from autodo_jax.train import snapshot
 from configs import digits
 from tests.train.prepared import prepare, run, tiny_config
 
@@ -52,6 +53,61 @@ def test_a_clean_point_has_its_own_label_and_lambda_stays():
         np.testing.assert_array_equal(table, before[name])
 
 
+def test_a_share_of_the_clean_points_joins_in_all_epochs():
+    config = joined_config()
+    config.task.joined_share = 0.75
+    setup, state = prepare(config)
+    plan, num_train = setup.plan, len(setup.data.splits.train.labels)
+    is_early = snapshot.early(config, setup.data.splits.validation.labels)
+    assert is_early.sum() == 45 and not state.kept
+    seen: dict[str, set[int]] = {"task": set(), "outer": set()}
+    for epoch in range(2):
+        (order,) = plan.order("task", epoch).values()
+        seen["task"] |= {*order[order >= num_train].ravel() - num_train}
+    for epoch in range(8):
+        seen["outer"] |= {*plan.order("hyper", epoch)["validation"].ravel()}
+    assert seen["outer"] == {*np.flatnonzero(~is_early)}
+    assert seen["task"] and seen["task"] <= {*np.flatnonzero(is_early)}
+    (last,) = plan.order("task", 2).values()
+    assert {*last[last >= num_train] - num_train} & seen["outer"]  # all join at last
+
+
+def test_copies_of_clean_points_are_drawn_more_often():
+    config = joined_config()
+    config.task.joined_share, config.task.joined_copies = 0.5, 3
+    setup, _ = prepare(config)
+    num_train = len(setup.data.splits.train.labels)
+    for epoch, num_clean in ((0, 30), (2, 60)):
+        chosen = setup.plan.joined_points if epoch == 2 else setup.plan.early_points
+        assert np.bincount(chosen[:num_train]).tolist() == [1] * num_train
+        times = np.bincount(chosen[num_train:] - num_train, minlength=60)
+        assert (times > 0).sum() == num_clean and set(times) <= {0, 3}
+        (order,) = setup.plan.order("task", epoch).values()
+        assert np.isin(order, chosen).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.75, 0.99])
+@pytest.mark.parametrize("sizes", [(1, 0), (7, 3), (40, 41)])
+def test_each_class_has_its_share(share, sizes):
+    config = joined_config()
+    config.task.joined_share = share
+    labels = np.repeat([0, 1], sizes)
+    is_early = snapshot.early(config, labels)
+    counts = np.bincount(labels[is_early], minlength=2)
+    assert np.all(np.abs(counts - share * np.array(sizes)) <= 1)
+    assert abs(is_early.sum() - share * len(labels)) < 1 + 1e-9
+    assert not is_early.all()  # The outer loss has a point.
+
+
+def test_no_point_that_theta_learns_from_judges_lambda():
+    config = joined_config()
+    config.task.joined_share, config.guard.folds = 0.5, 3
+    labels = np.arange(60) % 10
+    is_early = snapshot.early(config, labels)
+    is_held_out = snapshot.held_out(config, labels)
+    assert is_held_out.sum() == 10 and not (is_early & is_held_out).any()
+
+
 @pytest.mark.slow
 def test_lambda_is_that_of_the_epochs_before(tmp_path):
     result, records, _ = run(joined_config(), tmp_path)
@@ -89,6 +145,8 @@ def test_a_share_is_of_none_without_a_clean_set(outer_set, expected):
         ({"task.joined_epochs": 1.5}, "a share"),
         ({"task.joined_epochs": -0.5}, "a share"),
         ({"data.outer_set": "test", "task.joined_epochs": 1}, "outer_set=test"),
+        ({"data.outer_set": "test", "task.joined_share": 0.5}, "outer_set=test"),
+        ({"task.joined_share": 1.0}, r"a share in \[0, 1\)"),
     ],
 )
 def test_what_does_not_fit_is_refused(fields, expected):

@@ -15,10 +15,10 @@ PAIR = 0.8 * np.eye(CLASSES) + 0.2 * np.roll(np.eye(CLASSES), 1, axis=1)
 CLEAN = np.eye(CLASSES)
 
 
-def draw(rng, num_points, shares, confusion):
+def draw(rng, num_points, shares, confusion, apart=2.5):
     """(log p(x | y) [N, C], true labels, given labels) of a Gaussian in each class."""
     true = rng.choice(CLASSES, num_points, p=shares)
-    centres = 2.5 * np.eye(CLASSES)
+    centres = apart * np.eye(CLASSES)
     x = centres[true] + rng.standard_normal((num_points, CLASSES))
     log_density = -0.5 * ((x[:, None] - centres) ** 2).sum(axis=2)
     given = np.array([rng.choice(CLASSES, p=confusion[y]) for y in true])
@@ -65,6 +65,22 @@ def test_the_number_of_wrong_labels_is_known(drawn):
     table = np.zeros((CLASSES, CLASSES))
     np.add.at(table, (given, true), 1)
     np.testing.assert_allclose(found.counts, table, atol=60)
+
+
+def test_labels_of_a_rare_class_are_known_to_be_wrong_more_often():
+    """Uniform noise gives it many points of others, whatever the network can say."""
+    rng = np.random.default_rng(0)
+    log_density, true, given = draw(rng, 1000, SHARES, UNIFORM, apart=1.0)
+    clean_density, clean, _ = draw(rng, 400, np.full(CLASSES, 0.25), CLEAN, apart=1.0)
+    found = label_noise.estimate(
+        network(log_density, SHARES), given, network(clean_density, SHARES), clean
+    )
+    joint = np.log(SHARES) + np.log(UNIFORM)[:, given].T
+    exact = scipy.special.softmax(log_density + joint, axis=1)
+    error = np.abs(found.wrong - (1 - exact[np.arange(len(given)), given]))
+    assert error.mean() < 0.02 and error[given == CLASSES - 1].mean() < 0.05
+    wrong = np.mean((true != given)[given == CLASSES - 1])
+    assert wrong > 0.35 and np.mean(true != given) < 0.1
 
 
 def test_suspects_are_those_of_bayes_rule(drawn):

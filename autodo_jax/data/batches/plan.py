@@ -25,7 +25,7 @@ class BatchPlan:
     Attributes:
       num_points: of each part, "train", "validation", "test", "fit", where theta
         learns, if that is not the train set, and "joined", the train and the validation
-        set, if there are joined epochs.
+        set, if clean points join.
       batch_size: B, of the task and hyper steps; smaller parts than that, but for the
         train set, give each step as many points as the devices can share.
       eval_batch_size: largest number of points in a step of the other phases.
@@ -35,6 +35,9 @@ class BatchPlan:
       seed: of the order.
       joined_epochs: the last ones, in which theta learns from the part "joined" and
         there are no hyper steps.
+      joined_points: those of the part "joined" in these epochs, some of them several
+        times; None: each once.
+      early_points: likewise, in the epochs before; None: the train set.
       outer_points: the validation points of the hyper steps, [M']; None: all.
     """
 
@@ -46,10 +49,12 @@ class BatchPlan:
     start_epoch: int
     seed: int
     joined_epochs: int = 0
+    joined_points: np.ndarray | None = None
+    early_points: np.ndarray | None = None
     outer_points: np.ndarray | None = None
 
     def is_first_joined(self, epoch: int) -> bool:
-        """True of the first epoch in which the clean points take part."""
+        """True of the first epoch in which all clean points take part."""
         return bool(self.joined_epochs) and epoch == self.epochs - self.joined_epochs
 
     def is_last_hyper(self, epoch: int) -> bool:
@@ -57,19 +62,13 @@ class BatchPlan:
         return "hyper" in self.phases(epoch) and "hyper" not in self.phases(epoch + 1)
 
     def is_joined(self, epoch: int) -> bool:
-        """True of an epoch in which the clean points take part."""
+        """True of an epoch in which all clean points take part."""
         return bool(self.joined_epochs) and epoch >= self.epochs - self.joined_epochs
 
     @property
     def num_steps(self) -> int:
         """Number of task steps in an epoch, and of hyper steps: by the train set."""
         return self.num_points["train"] // self.batch_size
-
-    @property
-    def num_held_out(self) -> int:
-        """Number of validation points that no hyper step sees."""
-        chosen = self.outer_points
-        return 0 if chosen is None else self.num_points["validation"] - len(chosen)
 
     def phases(self, epoch: int) -> tuple[str, ...]:
         """Returns the phases of an epoch in their order.
@@ -96,37 +95,38 @@ class BatchPlan:
         """
         if phase == "task":
             part = "fit" if "fit" in self.num_points else "train"
-            part = "joined" if self.is_joined(epoch) else part
-            return {part: self._shuffled(part, _TASK_STREAM, epoch)}
+            chosen = None
+            if self.is_joined(epoch):
+                part, chosen = "joined", self.joined_points
+            elif self.early_points is not None:
+                part, chosen = "joined", self.early_points
+            return {part: self._shuffled(part, _TASK_STREAM, epoch, chosen)}
         if phase == "hyper":
+            outer = self.outer_points
             return {
                 "train": self._shuffled("train", _HYPER_STREAM, epoch),
-                "validation": self._outer_order(epoch),
+                "validation": self._shuffled(
+                    "validation", _VALIDATION_STREAM, epoch, outer
+                ),
             }
         return {phase: sequential_order(self.num_points[phase], self._eval_size(phase))}
-
-    def _outer_order(self, epoch: int) -> np.ndarray:
-        chosen = self.outer_points
-        if chosen is None:
-            return self._shuffled("validation", _VALIDATION_STREAM, epoch)
-        order = self._shuffled("validation", _VALIDATION_STREAM, epoch, len(chosen))
-        return chosen[order].astype(np.int32)
 
     def _eval_size(self, part: str) -> int:
         size = min(self.eval_batch_size, self.num_points[part])
         return -(-size // self.num_devices) * self.num_devices
 
     def _shuffled(
-        self, part: str, stream: int, epoch: int, num_points: int = 0
+        self, part: str, stream: int, epoch: int, chosen: np.ndarray | None = None
     ) -> np.ndarray:
-        num_points = num_points or self.num_points[part]
+        num_points = self.num_points[part] if chosen is None else len(chosen)
         shared = num_points // self.num_devices * self.num_devices
-        return shuffled_order(
+        order = shuffled_order(
             num_points,
             min(self.batch_size, shared),
             self.num_steps,
             seed=(self.seed, stream, epoch),
         )
+        return order if chosen is None else chosen[order].astype(np.int32)
 
 
 @functools.lru_cache(maxsize=8)  # Readers ask for one step at a time.
