@@ -2,7 +2,8 @@
 
     python -m benchmarks.roofline
 
-Fills the page from `benchmarks/results/aot.json` (`benchmarks/aot.py`). A roofline
+Fills the page from `benchmarks/results/aot.json` and, of the compiler's default level,
+`aot-default.json` (`benchmarks/aot.py`). A roofline
 divides what a program does on one chip by what the chip is said to do in a second: the
 longest of three times bounds the step, if they overlap in full. Nothing is measured.
 """
@@ -125,14 +126,24 @@ def _name(row: Row) -> str:
 
 def tables() -> dict[str, Any]:
     """Returns the tables of the page, by name."""
-    record = json.loads((performance.RESULTS / "aot.json").read_text())
-    rows = sorted(record["rows"], key=_name)
-    versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
-    source = f"\n\n`python -m benchmarks.aot`, {versions}, level {rows[0]['level']}."
+    rows, source = _read("aot.json")
+    default_rows, default_source = _read("aot-default.json")
     return {
         "programs": lambda: programs_table(rows) + source,
+        "default": lambda: programs_table(default_rows) + default_source,
         "roofline": lambda: roofline_table(rows),
     }
+
+
+def _read(name: str) -> tuple[list[Row], str]:
+    """Returns the rows of a file of results, and the line that says whence they are."""
+    record = json.loads((performance.RESULTS / name).read_text())
+    rows = sorted(record["rows"], key=_name)
+    versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
+    level = rows[0]["level"]
+    flag = "" if level == "O0" else f" --level={level}"
+    level = "the default level" if level == "UNKNOWN" else f"level {level}"
+    return rows, f"\n\n`python -m benchmarks.aot{flag}`, {versions}, {level}."
 
 
 def main() -> None:
