@@ -67,7 +67,8 @@ def images():
     pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
     for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "ICO", "TGA"):
         file = io.BytesIO()
-        Image.fromarray(pixels).save(file, kind)
+        sizes = {"sizes": [(7, 9)]} if kind == "ICO" else {}  # Older ones save none.
+        Image.fromarray(pixels).save(file, kind, **sizes)
         yield f"image.{kind}", file.getvalue()
 
 
