@@ -157,10 +157,7 @@ def place_like(leaf: chex.Array, like: chex.Array) -> chex.Array:
 
 def as_varying(leaf: chex.Array, name: AxisName) -> chex.Array:
     """Marks `leaf` as varying over an axis, or a tuple of axes, of a shard_map."""
-    pcast = getattr(jax.lax, "pcast", None)
-    if pcast is not None:
-        return pcast(leaf, name, to="varying")
-    return getattr(jax.lax, "pvary")(leaf, name)  # noqa: B009  Its name in jax 0.8.
+    return jax.lax.pcast(leaf, name, to="varying")
 
 
 @contextlib.contextmanager
