@@ -61,8 +61,8 @@ def test_the_first_steps_take_the_programs_that_were_checked(
     with_memory(monkeypatch, 0, 1 << 40)
     compiled = []
     monkeypatch.setattr(fit, "check", lambda *args: compiled.append(_check(*args)))
-    # It stays, since jax 0.8 cannot take a listener away.
     jax.monitoring.register_event_duration_secs_listener(note := Names())
     loop.run(setup, state, tmp_path)
+    jax.monitoring.unregister_event_duration_listener(note)
     assert compiled and note.names.count("jit(task_step)") == 1
     assert note.names.count("jit(hyper_step)") == 1
