@@ -256,9 +256,7 @@ def main() -> None:
     parser.add_argument("--photos", default="", help="see configs/cifar10_jpeg.py")
     arguments = parser.parse_args()
     enable_compilation_cache()
-    runs: Runs = {}
-    if arguments.json and pathlib.Path(arguments.json).exists():
-        runs = json.loads(pathlib.Path(arguments.json).read_text())["runs"]
+    runs = common.runs_of(arguments.json)
     known: dict[str, Steps] = {}
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     for cell, row, seed in work(

@@ -41,6 +41,13 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return arguments
 
 
+def runs_of(path: str | None) -> dict[str, Any]:
+    """Returns the `runs` that `write` left in a file; none without one."""
+    if not path or not pathlib.Path(path).exists():
+        return {}
+    return json.loads(pathlib.Path(path).read_text())["runs"]
+
+
 def write(path: str | None, **results: Any) -> None:
     """Writes the results, the machine and the versions; nothing without a path."""
     if not path:

@@ -233,9 +233,7 @@ def main() -> None:
     arguments = parser.parse_args()
     enable_compilation_cache()
     warnings.filterwarnings("ignore", category=FutureWarning)
-    runs: dict[str, dict[str, dict[str, Any]]] = {}
-    if arguments.json and pathlib.Path(arguments.json).exists():
-        runs = json.loads(pathlib.Path(arguments.json).read_text())["runs"]
+    runs = common.runs_of(arguments.json)
     for seed in arguments.seeds.split(","):
         for name in CELLS:
             rows = runs.setdefault(name, {}).setdefault(seed, {})

@@ -112,9 +112,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="10000x1280x10,20000x1280x10,50000x1280x10")
     parser.add_argument("--systems", default="autodo;CleanLearning")
     arguments = parser.parse_args()
-    runs: dict[str, dict[str, Any]] = {}
-    if arguments.json and pathlib.Path(arguments.json).exists():
-        runs = json.loads(pathlib.Path(arguments.json).read_text())["runs"]
+    runs = common.runs_of(arguments.json)
     for size in arguments.sizes.split(","):
         systems = arguments.systems.split(";")
         missing = [system for system in systems if system not in runs.get(size, {})]

@@ -18,8 +18,6 @@ score, and of cleanlab's label quality, for the 24.
 
 import contextlib
 import io
-import json
-import pathlib
 import warnings
 from typing import Any, NamedTuple
 
@@ -178,9 +176,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     with np.load(arguments.data) as file:
         arrays = dict(file)
-    runs: dict[str, dict[str, Any]] = {}
-    if arguments.json and pathlib.Path(arguments.json).exists():
-        runs = json.loads(pathlib.Path(arguments.json).read_text())["runs"]
+    runs = common.runs_of(arguments.json)
     for seed in arguments.seeds.split(","):
         if seed not in runs:
             runs[seed] = run_story(arrays, int(seed))

@@ -19,8 +19,6 @@ Errors in percent, mean and deviation over the seeds; in parentheses the paired
 difference to the labels as given, and its standard error.
 """
 
-import json
-import pathlib
 import warnings
 from typing import Any
 
@@ -151,9 +149,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     with np.load(arguments.data) as file:
         arrays = dict(file)
-    runs: dict[str, dict[str, Any]] = {}
-    if arguments.json and pathlib.Path(arguments.json).exists():
-        runs = json.loads(pathlib.Path(arguments.json).read_text())["runs"]
+    runs = common.runs_of(arguments.json)
     for seed in arguments.seeds.split(","):
         for share in arguments.shares.split(","):
             found = runs.setdefault(share, {}).setdefault(seed, {})

@@ -183,8 +183,6 @@ def test_devices_exchange_gradients_statistics_and_rows_and_nothing_else():
     # gradient. And the outer loss and the norm of Lambda's rows.
     num_vectors = 2 + config.hyper.num_terms + 3
     values = total(found, "all-reduce")
-    if jax.__version_info__ < (0, 10):
-        pytest.skip("the programs of jax before 0.10 exchange 272 values more")
     assert values == 2 * config.batch_size * row + num_vectors * head + 2
 
 
