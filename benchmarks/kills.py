@@ -155,7 +155,7 @@ def runs(folder: pathlib.Path, rng: random.Random) -> Iterator[dict[str, Any]]:
             wrong.append("no report")
         if wrong:
             shutil.copytree(run, folder / f"wrong-{time.time():.0f}")
-        # Of old checkpoints that were being removed; a newer one is whole.
+        # None, since old checkpoints are renamed before they are removed.
         yield {"finished": not wrong, "wrong": wrong, "aside": text.count("is damaged")}
         shutil.rmtree(run)
         log.unlink()

@@ -14,18 +14,14 @@ _ANY = (
 )
 
 
-def next_steps(run: Run, control: Run | None) -> Section:
-    """Returns what its reader can do with a run, and the commands."""
+def next_steps(run: Run) -> Section:
+    """Returns what its reader can do with a run, and how."""
     section = ("next", "What to do next")
     if run.result is None:
         return Section(*section, UNFINISHED)
     steps = [*(_FOLDER if run.config["data.source"] == "folder" else ()), *_ANY]
-    repeat = "the command of this run, with"
-    if run.learns and control is None:
-        what = "see what learning Lambda changes"
-        steps.append((what, f"{repeat} --config.hyper.frozen=True"))
     if run.learns and not run.rivals():
         what = "see whether training on the clean set does as well"
-        steps.append((what, f"{repeat} :clean_only or :joined as its method"))
+        steps.append((what, "the same run with the method clean_only or joined"))
     text = "WORKDIR is the folder of this page."
-    return Section(*section, text, ["to", "command"], [list(step) for step in steps])
+    return Section(*section, text, ["to", "how"], [list(step) for step in steps])

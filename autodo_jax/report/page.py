@@ -65,7 +65,7 @@ def _sections(run: runs.Run) -> list[Section]:
         data.found(run),
         points.suspects(run, dataset, shown),
         training.summary(run, records, control),
-        next_steps(run, control),
+        next_steps(run),
         predictions.classes(run, control, shown),
         predictions.confusion(shown),
         predictions.embedding(shown),
