@@ -150,7 +150,7 @@ def _together(b: PyTree) -> PyTree:
     if len({tree.varying_axes(leaf) for leaf in leaves}) != 1:
         return b
     # Zero, whatever the leaves hold. The compiler removes it.
-    nothing = sum(jnp.sum(jnp.where(False, leaf, 0)) for leaf in leaves)
+    nothing = jnp.stack([jnp.sum(jnp.where(False, leaf, 0)) for leaf in leaves]).sum()
     return jax.tree.map(lambda leaf: leaf + nothing.astype(leaf.dtype), b)
 
 
