@@ -164,19 +164,18 @@ def test_a_step_goes_down_the_derivative_of_the_solved_problem(high):
     chosen = jnp.asarray(np.arange(30) % 2, jnp.float32)
 
     def solved(weight):
-        start = functions.start()._replace(tables={"weight": jnp.asarray(weight)})
-        head, _ = functions.fit(start, ready.points, chosen)
-        loss = ready.inner.outer_loss(
-            problem.transposed(head.theta), {}, ready.points, chosen
-        )
+        start = functions.start(1)._replace(tables={"weight": jnp.asarray([weight])})
+        head, _ = functions.fit(start, chosen[None])
+        theta = problem.transposed(jax.tree.map(lambda leaf: leaf[0], head.theta))
+        loss = ready.inner.outer_loss(theta, {}, ready.points, chosen)
         return float(loss), head
 
     start = np.zeros(90, np.float32)
     _, head = solved(start)
-    moved, values = functions.learn(head, ready.points, chosen)
-    direction = -np.asarray(moved.tables["weight"])
+    moved, values = functions.learn(head, chosen[None])
+    direction = -np.asarray(moved.tables["weight"][0])
     assert np.sqrt(np.mean(direction**2)) == pytest.approx(1e-2, rel=1e-4)
-    grad = direction / np.linalg.norm(direction) * float(values["hypergrad_norm"])
+    grad = direction / np.linalg.norm(direction) * float(values["hypergrad_norm"][0])
     step = 20 * direction / np.linalg.norm(direction)
     slope = (solved(start + step)[0] - solved(start - step)[0]) / 40
     small = 2 * direction / np.linalg.norm(direction)
@@ -190,9 +189,8 @@ def test_a_head_with_a_hidden_layer_is_solved(high):
     config = config_of("baseline", name="hidden_layer", hidden=5)
     ready = prepared(high, config)
     functions = solves.create(config, ready.inner, ready.points, ready.params)
-    chosen = jnp.ones(30)
-    head, values = functions.fit(functions.start(), ready.points, chosen)
-    assert float(values["grad_norm"]) < 2e-3 * float(head.start_norm)
+    heads, values = functions.fit(functions.start(2), jnp.ones((2, 30)))
+    assert (values["grad_norm"] < 2e-3 * heads.start_norm).all()
     tables = hyperparams.init(jnp.zeros(1, int), num_classes=C)
     part = problem.Part(jnp.ones(90), jnp.zeros(30))
     at = [
@@ -201,6 +199,6 @@ def test_a_head_with_a_hidden_layer_is_solved(high):
                 problem.transposed(theta), tables, ready.points, part
             )
         )
-        for theta in (ready.params, head.theta)
+        for theta in (ready.params, jax.tree.map(lambda leaf: leaf[1], heads.theta))
     ]
     assert at[1] < at[0]
