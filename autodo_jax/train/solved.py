@@ -142,7 +142,8 @@ def cross_fitted(setup: Setup, state: TrainState) -> np.ndarray:
 def _step(setup: Setup, state: TrainState, epoch: int) -> tuple[TrainState, Metrics]:
     """Returns the state after the epoch's step of Lambda and its solves."""
     solves, chosen = _solves(setup), jnp.asarray(run_parts(setup))
-    heads, values = state.heads, {}
+    values: Metrics = {}
+    heads = state.heads
     if epoch:
         heads, values = solves.learn(heads, chosen)
     heads, fitted = solves.fit(heads, chosen)

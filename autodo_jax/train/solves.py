@@ -88,11 +88,10 @@ def _side_by_side(
 
     def mapped(points: Points, *arguments: PyTree) -> Any:
         num_heads = len(jax.tree.leaves(arguments)[0])
-        sizes = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
+        most = max(_COLUMNS // width, 1)
+        size = max(n for n in range(1, most + 1) if num_heads % n == 0)
         return jax.lax.map(
-            lambda one: function(points, *one),
-            arguments,
-            batch_size=max(n for n in sizes if n == 1 or n * width <= _COLUMNS),
+            lambda one: function(points, *one), arguments, batch_size=size
         )
 
     return jax.jit(mapped, donate_argnums=1 if donate else ())

@@ -127,6 +127,32 @@ def test_the_minimum_is_that_of_scikit_learn(shape, with_clean, request):
     )
 
 
+@pytest.mark.parametrize("columns", [2 * C, 128])
+def test_heads_are_solved_for_the_points_of_each(high, columns, monkeypatch):
+    """All at once, or by so many columns; against scikit-learn, one by one."""
+    monkeypatch.setattr(solves, "_COLUMNS", columns)
+    train, clean = high
+    ready = prepared(high, config_of("joined"))
+    functions = solves.create(ready.config, ready.inner, ready.points, ready.params)
+    rng = np.random.default_rng(1)
+    chosen, taking_part = rng.random((4, 30)) < 0.5, rng.random((4, 90)) < 0.6
+    heads, _ = functions.fit(
+        functions.start(4), 1.0 * jnp.asarray(chosen), 1.0 * jnp.asarray(taking_part)
+    )
+    scale = np.where(train[0].std(0) > 1e-9, train[0].std(0), np.inf)
+    x, clean_x = ((part[0] - train[0].mean(0)) / scale for part in (train, clean))
+    model = LogisticRegression(C=VARIANCE / 7, tol=1e-8, max_iter=10000)
+    for k, logits in enumerate(np.asarray(heads.clean_logits)):
+        points = np.concatenate([x[taking_part[k]], clean_x[chosen[k]]])
+        labels = np.concatenate([train[1][taking_part[k]], clean[1][chosen[k]]])
+        expected = model.fit(points, labels).decision_function(clean_x)
+        np.testing.assert_allclose(
+            logits - logits.mean(axis=1, keepdims=True),
+            expected - expected.mean(axis=1, keepdims=True),
+            atol=3e-3,
+        )
+
+
 def test_the_curvature_is_that_of_softmax_regression(high):
     ready = prepared(high)
     theta = jax.tree.map(lambda leaf: leaf + 0.1, ready.params)
