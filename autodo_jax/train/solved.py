@@ -116,24 +116,24 @@ def cross_fitted(setup: Setup, state: TrainState) -> np.ndarray:
     """Returns log-probabilities [N, C] of train points by heads that did not see them.
 
     A head with as many inputs as points would know them by heart. Lambda is the
-    result's, the head is solved without one part of the train points in turn.
+    result's, the head is solved without one of five parts of the train points in turn.
     """
     labels = setup.data.splits.train.labels
     solves = _solves(setup)
     if setup.config.data.train_on == "validation":  # It has seen none.
         logits = solves.predict(state.params, solves.points.train)
         return _log_softmax(np.asarray(logits))
-    # No fewer than there are heads: their program is compiled already.
-    num_folds = max(_CROSS_FOLDS, len(run_parts(setup)))
-    folds = guard.assign_folds(labels, num_folds, seed=setup.config.seed)
+    folds = guard.assign_folds(labels, _CROSS_FOLDS, seed=setup.config.seed)
+    # No fewer than the run has, whose program is compiled; what is left has all points.
+    num_heads = max(_CROSS_FOLDS, len(run_parts(setup)))
     last = _at(state.heads, -1)._replace(tables=state.tables)
     fitted, _ = solves.fit(
-        jax.tree.map(lambda leaf: jnp.stack([leaf] * num_folds), last),
-        jnp.ones((num_folds, len(solves.points.clean_labels))),
-        jnp.asarray(folds != np.arange(num_folds)[:, None], jnp.float32),
+        jax.tree.map(lambda leaf: jnp.stack([leaf] * num_heads), last),
+        jnp.ones((num_heads, len(solves.points.clean_labels))),
+        jnp.asarray(folds != np.arange(num_heads)[:, None], jnp.float32),
     )
     found = np.zeros((len(labels), setup.data.num_classes), np.float32)
-    for fold in range(num_folds):
+    for fold in range(_CROSS_FOLDS):
         logits = solves.predict(_at(fitted.joined, fold), solves.points.train)
         found[folds == fold] = np.asarray(logits)[folds == fold]
     return _log_softmax(found)
