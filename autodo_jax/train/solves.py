@@ -23,8 +23,6 @@ from autodo_jax.train.problem import Part, Points, Problem, transposed
 from autodo_jax.train.state import LearnedHead, initial_tables
 
 _ADJOINT_TOL = 1e-2  # residual of the linear solve of a hypergradient, relative
-
-
 # Of the widest layer of the heads that are solved side by side: more columns make a
 # product no faster, and take memory by each point.
 _COLUMNS = 128
@@ -39,7 +37,7 @@ class Solves(NamedTuple):
     points: Points
     # (heads, chosen clean points [K, M], train points that take part [K, N] or None)
     fit: Callable[..., tuple[LearnedHead, Metrics]]
-    # (heads, chosen clean points); takes the memory of their tables
+    # (heads, chosen clean points)
     learn: Callable[[LearnedHead, chex.Array], tuple[LearnedHead, Metrics]]
     # (tables, scale, theta, adjoint) of one head
     repeat: Callable[[Tables, dict[str, chex.Array], PyTree, PyTree], Tables]
@@ -69,21 +67,19 @@ def create(
     width = max(leaf.shape[-1] for leaf in jax.tree.leaves(params))
     # One program for all solves, since it is long to compile.
     solve = _side_by_side(functools.partial(_minimize, config, problem), width)
-    step = _side_by_side(functools.partial(_learn, config, problem), width, donate=True)
+    learn = _side_by_side(functools.partial(_learn, config, problem), width)
     repeat = jax.jit(functools.partial(_repeat, config, problem))
     return Solves(
         points,
         functools.partial(_fit, config, functools.partial(solve, points), points),
-        functools.partial(_take_step, functools.partial(step, points)),
+        functools.partial(learn, points),
         functools.partial(repeat, points),
         jax.jit(lambda theta, x: problem.logits(transposed(theta), x)),
         functools.partial(_start, config, points, params),
     )
 
 
-def _side_by_side(
-    function: Callable[..., Any], width: int, *, donate: bool = False
-) -> Callable[..., Any]:
+def _side_by_side(function: Callable[..., Any], width: int) -> Callable[..., Any]:
     """Returns `(points, *arguments [K, ...])`, compiled: the function of each head."""
 
     def mapped(points: Points, *arguments: PyTree) -> Any:
@@ -94,7 +90,7 @@ def _side_by_side(
             lambda one: function(points, *one), arguments, batch_size=size
         )
 
-    return jax.jit(mapped, donate_argnums=1 if donate else ())
+    return jax.jit(mapped)
 
 
 def _start(
@@ -191,62 +187,45 @@ def _fit(
     }
 
 
-def _take_step(
-    step: Callable[..., tuple], heads: LearnedHead, chosen: chex.Array
-) -> tuple[LearnedHead, Metrics]:
-    """Lines 12-19 with all points: one step of each Lambda down its hypergradient."""
-    tables, scale, adjoint, values = step(
-        heads.tables, heads.scale, heads.theta, heads.adjoint, chosen
-    )
-    return heads._replace(tables=tables, scale=scale, adjoint=adjoint), values
-
-
 def _learn(
     config: ml_collections.ConfigDict,
     problem: Problem,
     points: Points,
-    tables: Tables,
-    scale: dict[str, chex.Array],
-    theta: PyTree,
-    adjoint: PyTree,
+    head: LearnedHead,
     chosen: chex.Array,
-) -> tuple[Tables, dict[str, chex.Array], PyTree, Metrics]:
-    """Returns tables and scale after a step, the adjoint that it came from, metrics."""
-    every, theta = _train_points(points), transposed(theta)
+) -> tuple[LearnedHead, Metrics]:
+    """Lines 12-19 with all points: one step of Lambda down its hypergradient."""
+    every, theta = _train_points(points), transposed(head.theta)
     solver = solvers.conjugate_gradient(
         config.hyper.num_terms,
         tol=_ADJOINT_TOL,
-        preconditioner=problem.preconditioner(theta, tables, points, every),
+        preconditioner=problem.preconditioner(theta, head.tables, points, every),
     )
     loss, grads, info = value_and_hypergrad(
         problem.inner_loss,
         problem.outer_loss,
         theta,
-        tables,
+        head.tables,
         inner_args=(points, every),
         outer_args=(points, chosen),
         solver=solver,
         curvature=problem.curvature,
-        x0=transposed(adjoint),
+        x0=transposed(head.adjoint),
     )
-    # RMSprop by entries would move all points alike, whatever their influence.
-    scale = {
-        name: jnp.where(scale[name] > 0, scale[name], jnp.sqrt(jnp.mean(grad**2)))
-        for name, grad in grads.items()
+    scale = {}
+    for name, grad in grads.items():
+        # RMSprop by entries would move all points alike, whatever their influence.
+        size = jnp.sqrt(jnp.mean(grad**2))
+        scale[name] = jnp.where(head.scale[name] > 0, head.scale[name], size)
+    tables = _moved(config, head.tables, scale, grads)
+    adjoint = transposed(info.solution)
+    return head._replace(tables=tables, scale=scale, adjoint=adjoint), {
+        "outer_loss": loss,
+        "residual_norm": info.residual_norm,
+        "inner_grad_norm": info.inner_grad_norm,
+        "curvature": info.curvature,
+        "hypergrad_norm": optax.tree.norm(grads),
     }
-    tables = _moved(config, tables, scale, grads)
-    return (
-        tables,
-        scale,
-        transposed(info.solution),
-        {
-            "outer_loss": loss,
-            "residual_norm": info.residual_norm,
-            "inner_grad_norm": info.inner_grad_norm,
-            "curvature": info.curvature,
-            "hypergrad_norm": optax.tree.norm(grads),
-        },
-    )
 
 
 def _repeat(
