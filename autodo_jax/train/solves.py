@@ -87,7 +87,9 @@ def _side_by_side(function: Callable[..., Any], width: int) -> Callable[..., Any
         most = max(_COLUMNS // width, 1)
         size = max(n for n in range(1, most + 1) if num_heads % n == 0)
         return jax.lax.map(
-            lambda one: function(points, *one), arguments, batch_size=size
+            lambda one: function(points, *one),
+            arguments,
+            batch_size=size if size > 1 else None,  # A batch takes more memory.
         )
 
     return jax.jit(mapped)
