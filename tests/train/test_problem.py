@@ -102,6 +102,7 @@ def fitted(data, part):
     return inner.logits(found.theta, ready.points.clean), found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["wide", "high"])
 @pytest.mark.parametrize("with_clean", [False, True])
 def test_the_minimum_is_that_of_scikit_learn(shape, with_clean, request):
@@ -211,6 +212,7 @@ def test_a_step_goes_down_the_derivative_of_the_solved_problem(high):
     assert slope == pytest.approx(np.linalg.norm(grad), rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_head_with_a_hidden_layer_is_solved(high):
     config = config_of("baseline", name="hidden_layer", hidden=5)
     ready = prepared(high, config)
