@@ -31,6 +31,7 @@ from autodo_jax.objective import Objective
 from autodo_jax.train import features, fitting, problem, snapshot, solves, steps
 from autodo_jax.train.solves import Solves
 from autodo_jax.train.state import (
+    Heads,
     Path,
     TrainState,
     create_optimizers,
@@ -196,8 +197,7 @@ def _prepare_head(
         optimizer_state=unused,
         tables=jax.tree.map(lambda table: table[-1], heads.tables),
         hyper_optimizer_state=unused,
-        heads=heads,
-        path=Path(empty, empty, empty),
+        heads=Heads(heads, Path(empty, empty, empty)),
         held_out=jnp.zeros((config.epochs, len(clean_labels))),
     )
     compiled = steps.compile(

@@ -20,7 +20,7 @@ from autodo_jax.train import evaluate, guard
 from autodo_jax.train.run_log import RunLog
 from autodo_jax.train.setup import Setup
 from autodo_jax.train.solves import Solves, learns
-from autodo_jax.train.state import Path, TrainState
+from autodo_jax.train.state import Heads, Path, TrainState
 
 _CROSS_FOLDS = 5  # of the train points, for predictions of heads that did not see them
 
@@ -43,14 +43,14 @@ def run_epoch(
         state, values = _step(setup, state, epoch)
         log.end_steps("hyper", values)
         after_step(state, log)
-    history, logits = log.fetch(state.heads.clean_logits)
+    history, logits = log.fetch(state.heads.latest.clean_logits)
     logits = _held_out_logits(setup, logits)
     clean_labels = setup.data.splits.validation.labels
     judged = evaluate.of_log_probabilities(_log_softmax(logits), clean_labels)
     held_out = guard.calibrated_losses(logits, clean_labels)
     state = state._replace(
-        params=_at(state.path.joined, epoch),
-        tables=_at(state.heads.tables, -1),
+        params=_at(state.heads.path.joined, epoch),
+        tables=_at(state.heads.latest.tables, -1),
         held_out=state.held_out.at[epoch].set(held_out),
     )
     record = {
@@ -108,7 +108,7 @@ def held_out(setup: Setup, state: TrainState) -> np.ndarray:
 
     Those of the last epoch. Without folds there is one head.
     """
-    logits = np.asarray(state.heads.clean_logits)
+    logits = np.asarray(state.heads.latest.clean_logits)
     return _log_softmax(_held_out_logits(setup, logits))
 
 
@@ -126,7 +126,7 @@ def cross_fitted(setup: Setup, state: TrainState) -> np.ndarray:
     folds = guard.assign_folds(labels, _CROSS_FOLDS, seed=setup.config.seed)
     # No fewer than the run has, whose program is compiled; what is left has all points.
     num_heads = max(_CROSS_FOLDS, len(run_parts(setup)))
-    last = _at(state.heads, -1)._replace(tables=state.tables)
+    last = _at(state.heads.latest, -1)._replace(tables=state.tables)
     fitted, _ = solves.fit(
         jax.tree.map(lambda leaf: jnp.stack([leaf] * num_heads), last),
         jnp.ones((num_heads, len(solves.points.clean_labels))),
@@ -143,16 +143,16 @@ def _step(setup: Setup, state: TrainState, epoch: int) -> tuple[TrainState, Metr
     """Returns the state after the epoch's step of Lambda and its solves."""
     solves, chosen = _solves(setup), jnp.asarray(run_parts(setup))
     values: Metrics = {}
-    heads = state.heads
+    heads = state.heads.latest
     if epoch:
         heads, values = solves.learn(heads, chosen)
     heads, fitted = solves.fit(heads, chosen)
     path = jax.tree.map(
         lambda kept, of_heads: kept.at[epoch].set(of_heads[-1]),
-        state.path,
+        state.heads.path,
         Path(heads.theta, heads.joined, heads.adjoint),
     )
-    return state._replace(heads=heads, path=path), values | fitted
+    return state._replace(heads=Heads(heads, path)), values | fitted
 
 
 def _as_of(setup: Setup, state: TrainState, epoch: int) -> TrainState:
@@ -161,8 +161,8 @@ def _as_of(setup: Setup, state: TrainState, epoch: int) -> TrainState:
     Lambda takes its steps once more, without the solves: to keep the tables of all
     epochs would take more memory.
     """
-    solves, path = _solves(setup), state.path
-    tables, scale = _at(solves.start(1).tables, 0), _at(state.heads.scale, -1)
+    solves, path = _solves(setup), state.heads.path
+    tables, scale = _at(solves.start(1).tables, 0), _at(state.heads.latest.scale, -1)
     for number in range(1, epoch + 1):
         theta, adjoint = _at(path.theta, number - 1), _at(path.adjoint, number)
         tables = solves.repeat(tables, scale, theta, adjoint)

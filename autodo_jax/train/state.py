@@ -44,6 +44,13 @@ class Path(NamedTuple):
     adjoint: PyTree  # of the step at its start
 
 
+class Heads(NamedTuple):
+    """Of a solved run, see train.solved."""
+
+    latest: LearnedHead  # arrays [K, ...]: of the folds, and last of all clean points
+    path: Path  # of the last
+
+
 class TrainState(NamedTuple):
     """theta, Lambda and their optimizers; a pytree of arrays."""
 
@@ -53,11 +60,8 @@ class TrainState(NamedTuple):
     optimizer_state: optax.OptState
     tables: hyperparams.Tables  # Lambda
     hyper_optimizer_state: RowRMSpropState
-    # Of a solved head, see train.solved: a LearnedHead of arrays [K, ...], those of the
-    # folds and last that of all clean points; the Path of this one; and losses
-    # [epochs, M] of held-out clean points.
+    # Of a solved head: Heads, and losses [epochs, M] of held-out clean points.
     heads: PyTree = ()
-    path: PyTree = ()
     held_out: PyTree = ()
     # With joined epochs: log-probabilities [M, C] of the clean points before these.
     unseen: PyTree = ()

@@ -336,6 +336,17 @@ def test_a_step_that_is_saved_twice_is_kept(folder):
     assert restore(folder)[0] == 3
 
 
+@pytest.mark.parametrize("other", [{"a": jnp.zeros(2)}, (jnp.zeros(3), ())])
+def test_a_state_of_another_form_is_that_of_another_version(folder, other):
+    with (
+        pytest.raises(CheckpointError, match="of another version of autodo_jax") as e,
+        Checkpoints(folder, keep=2, warn=never) as checkpoints,
+    ):
+        checkpoints.restore(other)
+    assert str(e.value).endswith("or pass another `workdir`")
+    assert restore(folder) == (3, [])
+
+
 @pytest.mark.parametrize(
     ("raised", "reason"),
     [
