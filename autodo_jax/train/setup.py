@@ -31,6 +31,7 @@ from autodo_jax.objective import Objective
 from autodo_jax.train import features, fitting, problem, snapshot, solves, steps
 from autodo_jax.train.solves import Solves
 from autodo_jax.train.state import (
+    Path,
     TrainState,
     create_optimizers,
     create_state,
@@ -184,17 +185,19 @@ def _prepare_head(
     init_key, *keys = jax.random.split(jax.random.key(config.seed), 3)
     params = model.init(init_key, points.clean[:1], train=False)["params"]
     head_solves = solves.create(config, inner, points, params)
-    head = head_solves.start()
     num_folds = config.guard.folds if solves.learns(config) else 0
+    heads = head_solves.start(num_folds + 1)
+    empty = jax.tree.map(lambda leaf: jnp.zeros((config.epochs, *leaf.shape)), params)
     unused: Any = ()
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=distributed.place(mesh, constants),
         optimizer_state=unused,
-        tables=head.tables,
+        tables=jax.tree.map(lambda table: table[-1], heads.tables),
         hyper_optimizer_state=unused,
-        heads=(head,) * (num_folds + 1),
+        heads=heads,
+        path=Path(empty, empty, empty),
         held_out=jnp.zeros((config.epochs, len(clean_labels))),
     )
     compiled = steps.compile(

@@ -6,21 +6,21 @@ learned from all, is the result, with a head that has learned from the clean poi
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import chex
+import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import scipy.special
 
-from autodo_jax._typing import Metrics
+from autodo_jax._typing import Metrics, PyTree
 from autodo_jax.train import evaluate, guard
 from autodo_jax.train.run_log import RunLog
 from autodo_jax.train.setup import Setup
 from autodo_jax.train.solves import Solves, learns
-from autodo_jax.train.state import LearnedHead, TrainState
+from autodo_jax.train.state import Path, TrainState
 
 _CROSS_FOLDS = 5  # of the train points, for predictions of heads that did not see them
 
@@ -33,34 +33,24 @@ def run_epoch(
     after_step: Callable[[TrainState, RunLog], None] = lambda state, log: None,
     warn: Callable[..., None] = print,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """One step of Lambda and the solves after it, or the rest of them.
+    """One step of each Lambda and the solves after it, or what comes after these.
 
     The first epoch has no step: it judges Lambda's start. As `loop.run_epoch`.
     """
     del warn
     start, epoch, config = time.monotonic(), log.epoch, setup.config
-    solves = _solves(setup)
-    parts = run_parts(setup)
-    heads = list(state.heads)
-    for number in range(log.num_steps("hyper"), len(heads)):
-        head = heads[number]
-        values: Metrics = {}
-        if epoch:
-            head, values = solves.learn(head, solves.points, parts[number])
-        head, fitted = solves.fit(head, solves.points, parts[number])
-        heads[number] = head
-        state = state._replace(heads=tuple(heads))
-        log.end_steps("hyper", values | fitted)
+    if not log.num_steps("hyper"):
+        state, values = _step(setup, state, epoch)
+        log.end_steps("hyper", values)
         after_step(state, log)
-    full = heads[-1]
-    history, logits = log.fetch([head.clean_logits for head in heads])
+    history, logits = log.fetch(state.heads.clean_logits)
     logits = _held_out_logits(setup, logits)
     clean_labels = setup.data.splits.validation.labels
     judged = evaluate.of_log_probabilities(_log_softmax(logits), clean_labels)
     held_out = guard.calibrated_losses(logits, clean_labels)
     state = state._replace(
-        params=full.joined,
-        tables=full.tables,
+        params=_at(state.path.joined, epoch),
+        tables=_at(state.heads.tables, -1),
         held_out=state.held_out.at[epoch].set(held_out),
     )
     record = {
@@ -80,8 +70,7 @@ def run_epoch(
         if "held_out_loss" in record:
             record["lambda_epoch"] = stop.epoch + 1
         if stop.epoch < epoch:
-            head = repeat(setup, stop.epoch)
-            state = state._replace(params=head.joined, tables=head.tables)
+            state = _as_of(setup, state, stop.epoch)
     return state, record | {"seconds": time.monotonic() - start}
 
 
@@ -106,30 +95,12 @@ def stop_of(config: ml_collections.ConfigDict, held_out: np.ndarray) -> guard.St
     )
 
 
-def repeat(setup: Setup, num_steps: int) -> LearnedHead:
-    """Returns the head, and the Lambda learned from all clean points, of an epoch.
-
-    It repeats these steps: to keep the tables of all epochs would take more memory.
-
-    Args:
-      setup: of the run.
-      num_steps: of Lambda; 0: its start.
-    """
-    solves, chosen = _solves(setup), run_parts(setup)[-1]
-    head, _ = solves.fit(solves.start(), solves.points, chosen)
-    for _ in range(num_steps):
-        head, _ = solves.learn(head, solves.points, chosen)
-        head, _ = solves.fit(head, solves.points, chosen)
-    return head
-
-
-def run_parts(setup: Setup) -> list[chex.Array]:
-    """Returns the clean points that each Lambda is learned from, each [M] in {0, 1}."""
+def run_parts(setup: Setup) -> np.ndarray:
+    """Returns the clean points that each Lambda is learned from, [K, M] in {0, 1}."""
     folds = _folds(setup)
-    every = np.ones(len(folds), np.float32)
     num_folds = setup.config.guard.folds if learns(setup.config) else 0
-    without = [(folds != fold).astype(np.float32) for fold in range(num_folds)]
-    return [jnp.asarray(chosen) for chosen in [*without, every]]
+    without = [folds != fold for fold in range(num_folds)]
+    return np.stack([*without, np.ones(len(folds), bool)]).astype(np.float32)
 
 
 def held_out(setup: Setup, state: TrainState) -> np.ndarray:
@@ -137,7 +108,7 @@ def held_out(setup: Setup, state: TrainState) -> np.ndarray:
 
     Those of the last epoch. Without folds there is one head.
     """
-    logits = [np.asarray(head.clean_logits) for head in state.heads]
+    logits = np.asarray(state.heads.clean_logits)
     return _log_softmax(_held_out_logits(setup, logits))
 
 
@@ -153,16 +124,53 @@ def cross_fitted(setup: Setup, state: TrainState) -> np.ndarray:
         logits = solves.predict(state.params, solves.points.train)
         return _log_softmax(np.asarray(logits))
     folds = guard.assign_folds(labels, _CROSS_FOLDS, seed=setup.config.seed)
-    head = state.heads[-1]._replace(tables=state.tables)
+    # No fewer than the run has, whose program is compiled; what is left has all points.
+    num_heads = max(_CROSS_FOLDS, len(run_parts(setup)))
+    last = _at(state.heads, -1)._replace(tables=state.tables)
+    fitted, _ = solves.fit(
+        jax.tree.map(lambda leaf: jnp.stack([leaf] * num_heads), last),
+        jnp.ones((num_heads, len(solves.points.clean_labels))),
+        jnp.asarray(folds != np.arange(num_heads)[:, None], jnp.float32),
+    )
     found = np.zeros((len(labels), setup.data.num_classes), np.float32)
-    every = jnp.ones(len(solves.points.clean_labels))
     for fold in range(_CROSS_FOLDS):
-        fitted, _ = solves.fit(
-            head, solves.points, every, jnp.asarray(folds != fold, jnp.float32)
-        )
-        logits = solves.predict(fitted.joined, solves.points.train)
+        logits = solves.predict(_at(fitted.joined, fold), solves.points.train)
         found[folds == fold] = np.asarray(logits)[folds == fold]
     return _log_softmax(found)
+
+
+def _step(setup: Setup, state: TrainState, epoch: int) -> tuple[TrainState, Metrics]:
+    """Returns the state after the epoch's step of Lambda and its solves."""
+    solves, chosen = _solves(setup), jnp.asarray(run_parts(setup))
+    values: Metrics = {}
+    heads = state.heads
+    if epoch:
+        heads, values = solves.learn(heads, chosen)
+    heads, fitted = solves.fit(heads, chosen)
+    path = jax.tree.map(
+        lambda kept, of_heads: kept.at[epoch].set(of_heads[-1]),
+        state.path,
+        Path(heads.theta, heads.joined, heads.adjoint),
+    )
+    return state._replace(heads=heads, path=path), values | fitted
+
+
+def _as_of(setup: Setup, state: TrainState, epoch: int) -> TrainState:
+    """Returns the state with the head of an epoch, and the Lambda it was solved for.
+
+    Lambda takes its steps once more, without the solves: to keep the tables of all
+    epochs would take more memory.
+    """
+    solves, path = _solves(setup), state.path
+    tables, scale = _at(solves.start(1).tables, 0), _at(state.heads.scale, -1)
+    for number in range(1, epoch + 1):
+        theta, adjoint = _at(path.theta, number - 1), _at(path.adjoint, number)
+        tables = solves.repeat(tables, scale, theta, adjoint)
+    return state._replace(params=_at(path.joined, epoch), tables=tables)
+
+
+def _at(tree: PyTree, index: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -179,8 +187,8 @@ def _folds(setup: Setup) -> np.ndarray:
     return guard.assign_folds(labels, max(config.guard.folds, 1), seed=config.seed)
 
 
-def _held_out_logits(setup: Setup, logits: Sequence[np.ndarray]) -> np.ndarray:
-    """Logits [M, C] of each clean point by the head learned without its fold."""
+def _held_out_logits(setup: Setup, logits: np.ndarray) -> np.ndarray:
+    """Logits [M, C] of each clean point by the head [K, M, C] without its fold."""
     if len(logits) == 1:
-        return np.asarray(logits[0])
-    return np.stack(logits)[_folds(setup), np.arange(len(logits[0]))]
+        return logits[0]
+    return logits[_folds(setup), np.arange(logits.shape[1])]

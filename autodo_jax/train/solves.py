@@ -1,8 +1,12 @@
-"""The solves of a head on given features, and the step of its Lambda, compiled."""
+"""The solves of heads on given features, and the steps of their Lambdas, compiled.
+
+What a solve takes its time for is to read the points. So several heads are solved side
+by side, by products with the columns of all of them; each stops by itself.
+"""
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -19,18 +23,26 @@ from autodo_jax.train.problem import Part, Points, Problem, transposed
 from autodo_jax.train.state import LearnedHead, initial_tables
 
 _ADJOINT_TOL = 1e-2  # residual of the linear solve of a hypergradient, relative
+# Of the widest layer of the heads that are solved side by side: more columns make a
+# product no faster, and take memory by each point.
+_COLUMNS = 128
 
 
 class Solves(NamedTuple):
-    """The points of a run, and its functions, compiled when they are first called."""
+    """The points of a run, and its functions, compiled when they are first called.
+
+    Heads are a `LearnedHead` whose arrays have a leading axis K.
+    """
 
     points: Points
-    # (head, points, chosen clean points [M], train points that take part or None)
+    # (heads, chosen clean points [K, M], train points that take part [K, N] or None)
     fit: Callable[..., tuple[LearnedHead, Metrics]]
-    # (head, points, chosen clean points)
-    learn: Callable[..., tuple[LearnedHead, Metrics]]
+    # (heads, chosen clean points)
+    learn: Callable[[LearnedHead, chex.Array], tuple[LearnedHead, Metrics]]
+    # (tables, scale, theta, adjoint) of one head
+    repeat: Callable[[Tables, dict[str, chex.Array], PyTree, PyTree], Tables]
     predict: Callable[[PyTree, chex.Array], chex.Array]  # (theta, coordinates)
-    start: Callable[[], LearnedHead]  # before the first epoch
+    start: Callable[[int], LearnedHead]  # K heads before the first epoch
 
 
 def learns(config: ml_collections.ConfigDict) -> bool:
@@ -52,21 +64,43 @@ def create(
       points: on the device.
       params: of the head at the start.
     """
+    width = max(leaf.shape[-1] for leaf in jax.tree.leaves(params))
     # One program for all solves, since it is long to compile.
-    solve = jax.jit(functools.partial(_minimize, config, problem))
-    predict = jax.jit(lambda theta, x: problem.logits(transposed(theta), x))
-    fit = functools.partial(_fit, config, solve, predict)
-    learn = jax.jit(functools.partial(_learn, config, problem))
-    start = functools.partial(_start, config, points, params)
-    return Solves(points, fit, learn, predict, start)
+    solve = _side_by_side(functools.partial(_minimize, config, problem), width)
+    learn = _side_by_side(functools.partial(_learn, config, problem), width)
+    repeat = jax.jit(functools.partial(_repeat, config, problem))
+    return Solves(
+        points,
+        functools.partial(_fit, config, functools.partial(solve, points), points),
+        functools.partial(learn, points),
+        functools.partial(repeat, points),
+        jax.jit(lambda theta, x: problem.logits(transposed(theta), x)),
+        functools.partial(_start, config, points, params),
+    )
+
+
+def _side_by_side(function: Callable[..., Any], width: int) -> Callable[..., Any]:
+    """Returns `(points, *arguments [K, ...])`, compiled: the function of each head."""
+
+    def mapped(points: Points, *arguments: PyTree) -> Any:
+        num_heads = len(jax.tree.leaves(arguments)[0])
+        most = max(_COLUMNS // width, 1)
+        size = max(n for n in range(1, most + 1) if num_heads % n == 0)
+        return jax.lax.map(
+            lambda one: function(points, *one),
+            arguments,
+            batch_size=size if size > 1 else None,  # A batch takes more memory.
+        )
+
+    return jax.jit(mapped)
 
 
 def _start(
-    config: ml_collections.ConfigDict, points: Points, params: PyTree
+    config: ml_collections.ConfigDict, points: Points, params: PyTree, num_heads: int
 ) -> LearnedHead:
     num_classes = len(params["head"]["bias"])
     tables = initial_tables(config, points.labels, num_classes)
-    return LearnedHead(
+    head = LearnedHead(
         theta=params,
         joined=params,
         adjoint=optax.tree.zeros_like(params),
@@ -75,17 +109,22 @@ def _start(
         start_norm=jnp.zeros(()),
         clean_logits=jnp.zeros((len(points.clean), num_classes)),
     )
+    heads = jax.tree.map(lambda leaf: jnp.stack([leaf] * num_heads), head)
+    # Where later ones will be: programs are compiled for a place.
+    return jax.device_put(heads, points.labels.sharding)
 
 
 def _minimize(
     config: ml_collections.ConfigDict,
     problem: Problem,
+    points: Points,
     theta: PyTree,
     tables: Tables,
-    points: Points,
     part: Part,
     start_norm: chex.Array,
-) -> Minimum:
+) -> tuple[Minimum, chex.Array]:
+    """Returns the minimum, and the logits of the clean points there."""
+
     def curvature(theta: PyTree) -> tuple[solvers.Matvec, solvers.Matvec | None]:
         return (
             problem.curvature(problem.inner_loss, theta, tables, (points, part)),
@@ -100,15 +139,15 @@ def _minimize(
         start_norm=start_norm,
         max_products=config.hyper.num_terms,
     )
-    return found._replace(theta=transposed(found.theta))
+    logits = problem.logits(found.theta, points.clean)
+    return found._replace(theta=transposed(found.theta)), logits
 
 
 def _fit(
     config: ml_collections.ConfigDict,
-    solve: Callable[..., Minimum],
-    predict: Callable[..., chex.Array],
-    head: LearnedHead,
+    solve: Callable[..., tuple[Minimum, chex.Array]],
     points: Points,
+    heads: LearnedHead,
     chosen: chex.Array,
     taking_part: chex.Array | None = None,
 ) -> tuple[LearnedHead, Metrics]:
@@ -121,7 +160,8 @@ def _fit(
     train_on = config.data.train_on
     has_hyperparams = config_lib.has_hyperparams(config.hyper)
     joins = has_hyperparams and bool(config.task.joined_epochs)
-    train = jnp.ones(points.labels.shape) if taking_part is None else taking_part
+    every = jnp.ones((len(chosen), len(points.labels)))
+    train = every if taking_part is None else taking_part
     nothing = jnp.zeros_like(chosen)
     alone = Part(train, nothing)
     both = Part(
@@ -129,19 +169,19 @@ def _fit(
         chosen if joins or train_on != "train" else nothing,
     )
 
-    joined = theta = solve(head.joined, head.tables, points, both, head.start_norm)
-    start_norm = joined.limit / config.task.tolerance
+    joined, logits = solve(heads.joined, heads.tables, both, heads.start_norm)
+    theta, start_norm = joined, joined.limit / config.task.tolerance
     if joins and learns(config) and taking_part is None:
-        moved = optax.tree.sub(joined.theta, head.joined)
-        guess = optax.tree.add(head.theta, moved)
-        theta = solve(guess, head.tables, points, alone, start_norm)
-    head = head._replace(
+        moved = optax.tree.sub(joined.theta, heads.joined)
+        guess = optax.tree.add(heads.theta, moved)
+        theta, _ = solve(guess, heads.tables, alone, start_norm)
+    heads = heads._replace(
         theta=theta.theta,
         joined=joined.theta,
         start_norm=start_norm,
-        clean_logits=predict(joined.theta, points.clean),
+        clean_logits=logits,
     )
-    return head, {
+    return heads, {
         "train_loss": joined.loss,
         "grad_norm": joined.grad_norm,
         "newton_steps": joined.num_steps,
@@ -152,13 +192,12 @@ def _fit(
 def _learn(
     config: ml_collections.ConfigDict,
     problem: Problem,
-    head: LearnedHead,
     points: Points,
+    head: LearnedHead,
     chosen: chex.Array,
 ) -> tuple[LearnedHead, Metrics]:
     """Lines 12-19 with all points: one step of Lambda down its hypergradient."""
-    every = Part(jnp.ones(points.labels.shape), jnp.zeros_like(chosen))
-    theta = transposed(head.theta)
+    every, theta = _train_points(points), transposed(head.theta)
     solver = solvers.conjugate_gradient(
         config.hyper.num_terms,
         tol=_ADJOINT_TOL,
@@ -175,21 +214,56 @@ def _learn(
         curvature=problem.curvature,
         x0=transposed(head.adjoint),
     )
-    tables, scale = {}, {}
+    scale = {}
     for name, grad in grads.items():
         # RMSprop by entries would move all points alike, whatever their influence.
         size = jnp.sqrt(jnp.mean(grad**2))
         scale[name] = jnp.where(head.scale[name] > 0, head.scale[name], size)
-        update = config.hyper.learning_rate * grad / (scale[name] + 1e-30)
-        if config.hyper.max_update:
-            update = jnp.clip(update, -config.hyper.max_update, config.hyper.max_update)
-        tables[name] = head.tables[name] - update
+    tables = _moved(config, head.tables, scale, grads)
     adjoint = transposed(info.solution)
-    head = head._replace(tables=tables, scale=scale, adjoint=adjoint)
-    return head, {
+    return head._replace(tables=tables, scale=scale, adjoint=adjoint), {
         "outer_loss": loss,
         "residual_norm": info.residual_norm,
         "inner_grad_norm": info.inner_grad_norm,
         "curvature": info.curvature,
         "hypergrad_norm": optax.tree.norm(grads),
     }
+
+
+def _repeat(
+    config: ml_collections.ConfigDict,
+    problem: Problem,
+    points: Points,
+    tables: Tables,
+    scale: dict[str, chex.Array],
+    theta: PyTree,
+    adjoint: PyTree,
+) -> Tables:
+    """Returns the tables of a step that was taken, without its solve."""
+    every = _train_points(points)
+
+    def gradient(theta: PyTree) -> Tables:
+        return jax.grad(problem.inner_loss, 1)(theta, tables, points, every)
+
+    # The mixed term of Eq. 5.
+    _, mixed = jax.jvp(gradient, [transposed(theta)], [transposed(adjoint)])
+    return _moved(config, tables, scale, optax.tree.scale(-1, mixed))
+
+
+def _moved(
+    config: ml_collections.ConfigDict,
+    tables: Tables,
+    scale: dict[str, chex.Array],
+    grads: Tables,
+) -> Tables:
+    moved = {}
+    for name, grad in grads.items():
+        update = config.hyper.learning_rate * grad / (scale[name] + 1e-30)
+        if config.hyper.max_update:
+            update = jnp.clip(update, -config.hyper.max_update, config.hyper.max_update)
+        moved[name] = tables[name] - update
+    return moved
+
+
+def _train_points(points: Points) -> Part:
+    return Part(jnp.ones(points.labels.shape), jnp.zeros(points.clean_labels.shape))

@@ -36,6 +36,14 @@ class LearnedHead(NamedTuple):
     clean_logits: chex.Array  # [M, C] of the clean points, by `joined`
 
 
+class Path(NamedTuple):
+    """What the steps of a Lambda came from; arrays have a leading axis of epochs."""
+
+    theta: PyTree  # at the end of the epoch
+    joined: PyTree
+    adjoint: PyTree  # of the step at its start
+
+
 class TrainState(NamedTuple):
     """theta, Lambda and their optimizers; a pytree of arrays."""
 
@@ -45,9 +53,11 @@ class TrainState(NamedTuple):
     optimizer_state: optax.OptState
     tables: hyperparams.Tables  # Lambda
     hyper_optimizer_state: RowRMSpropState
-    # Of a solved head, see train.solved: those of the folds and that of all clean
-    # points, and losses [epochs, M] of held-out clean points.
-    heads: tuple[LearnedHead, ...] = ()
+    # Of a solved head, see train.solved: a LearnedHead of arrays [K, ...], those of the
+    # folds and last that of all clean points; the Path of this one; and losses
+    # [epochs, M] of held-out clean points.
+    heads: PyTree = ()
+    path: PyTree = ()
     held_out: PyTree = ()
     # With joined epochs: log-probabilities [M, C] of the clean points before these.
     unseen: PyTree = ()

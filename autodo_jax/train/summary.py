@@ -120,7 +120,7 @@ def _unseen_clean_points(
     clean points that join in the last epochs it is what theta said before.
     """
     labels = setup.data.splits.validation.labels
-    if len(state.heads) > 1:
+    if setup.solves is not None and len(solved.run_parts(setup)) > 1:
         return solved.held_out(setup, state), labels
     config = setup.config
     if config.data.train_on != "train" or config.data.outer_set == "train":

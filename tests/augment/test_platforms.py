@@ -70,6 +70,7 @@ def test_crops_are_the_same_windows():
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["randaugment", "fast_autoaugment"])
 def test_policies_change_the_same_pixels(policy):
     keys = jax.random.split(jax.random.key(1), 16)
@@ -82,6 +83,7 @@ def test_policies_change_the_same_pixels(policy):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pixels_at_once", [1, 2 * 9 * 7, 1 << 20])
 def test_warps_and_their_gradients_agree(monkeypatch, pixels_at_once):
     """In one part, and in parts of a single image or of two."""

@@ -276,7 +276,7 @@ def test_both_operations_have_values_of_their_own(policy):
 def test_both_operations_have_signs_of_their_own(policy):
     draws = drawn(policy)
     is_signed = (IS_SIGNED[draws.index] & (draws.value != 0)).all(axis=1)
-    first, second = (draws.value[is_signed] < 0).T
+    first, second = np.sign(draws.value[is_signed]).T
     assert scipy.stats.pearsonr(first, second).pvalue > SIGNIFICANCE
 
 

@@ -122,6 +122,7 @@ regular.write(pathlib.Path(sys.argv[1]), save)
 """
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_has_left_is_removed_by_the_next(tmp_path):
     path = tmp_path / "x"
     program = [sys.executable, "-c"]

@@ -199,6 +199,7 @@ def test_a_multiclass_svm_in_its_penalty(x64):
     assert_close("weights", got, (above - below) / (2 * small), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_weights_without_a_derivative(seed, x64):
     """A Meta-Weight-Net that sees the losses through `stop_gradient`.

@@ -51,6 +51,7 @@ def warm(solver, diagonal, x0):
     return grads, info.residual_norm, info.solution
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MANY)
 @pytest.mark.parametrize("diagonal", [(1.0, -0.1), (3.0, 0.5, -1.0)])
 def test_warm_starts_on_saddles(name, diagonal):
@@ -231,6 +232,7 @@ def resident_bytes():
     return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["neumann", "conjugate_gradient", "minres"])
 @pytest.mark.parametrize(
     ("num_calls", "most"), [(15, 5e6), pytest.param(300, 20e6, marks=pytest.mark.slow)]

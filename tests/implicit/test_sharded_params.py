@@ -78,6 +78,7 @@ def mesh(kind=AxisType.Explicit):
     return jax.make_mesh((8,), ("model",), (kind,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto])
 def test_sharded_arrays(kind):
     """All solvers in one program; the iterative ones gather no parameter."""

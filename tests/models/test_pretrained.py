@@ -56,6 +56,7 @@ def logits_of(config, num_classes, images):
     return jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images)
 
 
+@pytest.mark.slow
 @needs_weights
 def test_efficientnet_lite0_gives_the_logits_of_pytorch():
     logits = logits_of(

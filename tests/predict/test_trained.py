@@ -76,6 +76,7 @@ def test_a_moved_run_makes_its_test_error(finished):
     assert np.average(errors_, weights=counts) == pytest.approx(result["test_error"])
 
 
+@pytest.mark.slow
 def test_it_can_be_pickled_for_a_process_that_imports_nothing_before(
     finished, tmp_path
 ):

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import json
 import subprocess
 import sys
 
@@ -40,28 +41,44 @@ def test_the_version_is_said(capsys):
     assert capsys.readouterr().out.startswith("autodo_jax ")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "status", "said"),
-    [
-        (["train", "--help"], 0, "--config.field=value"),
-        (["train", "--help"], 0, "autodo train --config="),
-        (["report", "--help"], 0, "usage: autodo report [-h]"),
-        (["predict"], 2, "usage: autodo predict [-h]"),
-        (["train", "--config=nope"], 2, "no experiment file or name 'nope'"),
-        (["report", "absent"], 2, "absent"),
-    ],
+COMMANDS = (
+    (["train", "--help"], 0, ("--config.field=value", "autodo train --config=")),
+    (["report", "--help"], 0, ("usage: autodo report [-h]",)),
+    (["predict"], 2, ("usage: autodo predict [-h]",)),
+    (["train", "--config=nope"], 2, ("no experiment file or name 'nope'",)),
+    (["report", "absent"], 2, ("absent",)),
 )
-def test_a_command_is_its_module(arguments, status, said, tmp_path):
+# One process for all of them: each imports what the others do.
+PROGRAM = f"""
+import contextlib, io, json, sys
+from {autodo.__name__} import main
+done = []
+for sys.argv[1:] in json.loads(sys.argv[1]):
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            status = main()
+        except SystemExit as error:
+            status = error.code
+    done.append((status, said.getvalue()))
+print(json.dumps(done))
+"""
+
+
+def test_a_command_is_its_module(tmp_path):
     """Statuses and messages are those of `python -m`."""
-    command = f"import sys; from {autodo.__name__} import main; sys.exit(main())"
+    commands = [arguments for arguments, _, _ in COMMANDS]
     done = subprocess.run(
-        [sys.executable, "-c", command, *arguments],
+        [sys.executable, "-c", PROGRAM, json.dumps(commands)],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == status, done.stderr
-    assert said in done.stdout + done.stderr
-    assert "python -m" not in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    for (_, expected, texts), (status, said) in zip(
+        COMMANDS, json.loads(done.stdout), strict=True
+    ):
+        assert status == expected, said
+        assert all(text in said for text in texts)
+        assert "python -m" not in said and "Traceback" not in said

@@ -102,6 +102,7 @@ def fitted(data, part):
     return inner.logits(found.theta, ready.points.clean), found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["wide", "high"])
 @pytest.mark.parametrize("with_clean", [False, True])
 def test_the_minimum_is_that_of_scikit_learn(shape, with_clean, request):
@@ -125,6 +126,32 @@ def test_the_minimum_is_that_of_scikit_learn(shape, with_clean, request):
         expected - expected.mean(axis=1, keepdims=True),
         atol=2e-3,
     )
+
+
+@pytest.mark.parametrize("columns", [2 * C, 128])
+def test_heads_are_solved_for_the_points_of_each(high, columns, monkeypatch):
+    """All at once, or by so many columns; against scikit-learn, one by one."""
+    monkeypatch.setattr(solves, "_COLUMNS", columns)
+    train, clean = high
+    ready = prepared(high, config_of("joined"))
+    functions = solves.create(ready.config, ready.inner, ready.points, ready.params)
+    rng = np.random.default_rng(1)
+    chosen, taking_part = rng.random((4, 30)) < 0.5, rng.random((4, 90)) < 0.6
+    heads, _ = functions.fit(
+        functions.start(4), 1.0 * jnp.asarray(chosen), 1.0 * jnp.asarray(taking_part)
+    )
+    scale = np.where(train[0].std(0) > 1e-9, train[0].std(0), np.inf)
+    x, clean_x = ((part[0] - train[0].mean(0)) / scale for part in (train, clean))
+    model = LogisticRegression(C=VARIANCE / 7, tol=1e-8, max_iter=10000)
+    for k, logits in enumerate(np.asarray(heads.clean_logits)):
+        points = np.concatenate([x[taking_part[k]], clean_x[chosen[k]]])
+        labels = np.concatenate([train[1][taking_part[k]], clean[1][chosen[k]]])
+        expected = model.fit(points, labels).decision_function(clean_x)
+        np.testing.assert_allclose(
+            logits - logits.mean(axis=1, keepdims=True),
+            expected - expected.mean(axis=1, keepdims=True),
+            atol=3e-3,
+        )
 
 
 def test_the_curvature_is_that_of_softmax_regression(high):
@@ -164,19 +191,18 @@ def test_a_step_goes_down_the_derivative_of_the_solved_problem(high):
     chosen = jnp.asarray(np.arange(30) % 2, jnp.float32)
 
     def solved(weight):
-        start = functions.start()._replace(tables={"weight": jnp.asarray(weight)})
-        head, _ = functions.fit(start, ready.points, chosen)
-        loss = ready.inner.outer_loss(
-            problem.transposed(head.theta), {}, ready.points, chosen
-        )
+        start = functions.start(1)._replace(tables={"weight": jnp.asarray([weight])})
+        head, _ = functions.fit(start, chosen[None])
+        theta = problem.transposed(jax.tree.map(lambda leaf: leaf[0], head.theta))
+        loss = ready.inner.outer_loss(theta, {}, ready.points, chosen)
         return float(loss), head
 
     start = np.zeros(90, np.float32)
     _, head = solved(start)
-    moved, values = functions.learn(head, ready.points, chosen)
-    direction = -np.asarray(moved.tables["weight"])
+    moved, values = functions.learn(head, chosen[None])
+    direction = -np.asarray(moved.tables["weight"][0])
     assert np.sqrt(np.mean(direction**2)) == pytest.approx(1e-2, rel=1e-4)
-    grad = direction / np.linalg.norm(direction) * float(values["hypergrad_norm"])
+    grad = direction / np.linalg.norm(direction) * float(values["hypergrad_norm"][0])
     step = 20 * direction / np.linalg.norm(direction)
     slope = (solved(start + step)[0] - solved(start - step)[0]) / 40
     small = 2 * direction / np.linalg.norm(direction)
@@ -186,13 +212,13 @@ def test_a_step_goes_down_the_derivative_of_the_solved_problem(high):
     assert slope == pytest.approx(np.linalg.norm(grad), rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_head_with_a_hidden_layer_is_solved(high):
     config = config_of("baseline", name="hidden_layer", hidden=5)
     ready = prepared(high, config)
     functions = solves.create(config, ready.inner, ready.points, ready.params)
-    chosen = jnp.ones(30)
-    head, values = functions.fit(functions.start(), ready.points, chosen)
-    assert float(values["grad_norm"]) < 2e-3 * float(head.start_norm)
+    heads, values = functions.fit(functions.start(2), jnp.ones((2, 30)))
+    assert (values["grad_norm"] < 2e-3 * heads.start_norm).all()
     tables = hyperparams.init(jnp.zeros(1, int), num_classes=C)
     part = problem.Part(jnp.ones(90), jnp.zeros(30))
     at = [
@@ -201,6 +227,6 @@ def test_a_head_with_a_hidden_layer_is_solved(high):
                 problem.transposed(theta), tables, ready.points, part
             )
         )
-        for theta in (ready.params, head.theta)
+        for theta in (ready.params, jax.tree.map(lambda leaf: leaf[1], heads.theta))
     ]
     assert at[1] < at[0]

@@ -53,6 +53,7 @@ def test_the_clean_set_alone_knows_nothing_of_the_train_labels(tmp_path):
     assert first["noise_auroc"] > 0.6
 
 
+@pytest.mark.slow
 def test_streamed_points_are_the_same(tmp_path):
     grain = pytest.importorskip("grain")
     del grain
@@ -82,6 +83,7 @@ def test_the_clean_set_is_not_another_one():
         config_lib.validate(config)
 
 
+@pytest.mark.slow
 def test_a_report_shows_the_rivals_beside_the_run(tmp_path):
     errors = {}
     for method in ("baseline", *config_lib.RIVALS):
