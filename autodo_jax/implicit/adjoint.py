@@ -28,6 +28,7 @@ class System(NamedTuple):
     optimality: PyTree  # F(params, hparams), the gradient of L_t: 0 at the solution
     matvec: Matvec  # v -> A v
     adjoint: Callable[[PyTree], tuple[PyTree, PyTree]]  # x -> (A x, (d_hparams F)' x)
+    is_exact: bool = False  # to the rounding of the parameters' type
 
 
 def stationary_system(
@@ -42,7 +43,7 @@ def stationary_system(
         system = reverse_system(
             lambda theta, lam: jax.grad(inner_loss)(theta, lam, *args), params, hparams
         )
-        return _add_damping(system, curvature.damping)
+        return _add_damping(system._replace(is_exact=True), curvature.damping)
 
     if isinstance(curvature, FiniteDifference):
         return _difference_system(inner_loss, curvature, params, hparams, args)
@@ -55,7 +56,7 @@ def stationary_system(
         # Under jit the mixed term, which a product does not use, is not computed. A
         # second linearization without it would repeat the forward pass unless the
         # compiler notices that both are the same.
-        system = System(optimality, lambda v: directional(v)[0], directional)
+        system = System(optimality, lambda v: directional(v)[0], directional, True)
         return _add_damping(system, curvature.damping)
     matvec = curvature(inner_loss, params, hparams, args)
     return System(optimality, matvec, lambda x: (matvec(x), directional(x)[1]))

@@ -18,6 +18,7 @@ from autodo_jax.implicit.adjoint import (
     mean_product,
     solve_from,
 )
+from autodo_jax.implicit.krylov import ConjugateGradient
 from autodo_jax.implicit.linear import BoundedSolver, Matvec, MatvecAt
 from autodo_jax.implicit.series import Neumann
 from autodo_jax.implicit.sharding import parameter_axes
@@ -96,10 +97,13 @@ def implicit_gradient(
         if x0 is not None:
             x0 = tree.scale(1 / tree.nonzero(b_norm), x0)
         x, solver_info = solve_from(solve, matvec, unit_b, x0)
-        # A series would pay a product for it where the residual is not asked for, and
-        # has looked at all its residuals but the last.
+        # The others would pay a product for it where the residual is not asked for: a
+        # series has looked at all its residuals but the last, and conjugate gradients
+        # at the rounding of products that have no other error.
+        is_precise = system.is_exact and tree.epsilon(params) == tree.epsilon(b)
         is_recurrence = isinstance(solver, BoundedSolver)
         is_recurrence &= not isinstance(solver, Neumann)
+        is_recurrence &= not (isinstance(solver, ConjugateGradient) and is_precise)
 
         def adjoint(v: PyTree) -> tuple[PyTree, PyTree]:
             product, mixed = system.adjoint(vary(tree.cast_like(v, params)))

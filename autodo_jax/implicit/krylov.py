@@ -67,7 +67,9 @@ def conjugate_gradient(
     long; such an iterate is not taken whole, but the point of smallest residual on the
     line to it (smoothing: Zhou and Walker, 1994). So the residual never grows, and is
     at most |b|. At a direction of negative curvature it takes the step of smallest
-    residual along it and stops; its `ConjugateGradientInfo` says so.
+    residual along it and stops; its `ConjugateGradientInfo` says so. It also stops
+    before an iterate whose rounding errors might make up for what its residual is below
+    |b|, as they do where A is singular.
 
     Args:
       max_iters: maximal number of iterations, >= 1.
@@ -94,7 +96,11 @@ class _CGState(NamedTuple):
     r: PyTree  # residual
     p: PyTree  # direction
     rz: chex.Array  # r'Mr
-    stopped: chex.Array  # bool: the curvature was negative
+    pp: chex.Array  # p'p in the inverse norm of M
+    path: chex.Array  # sum of the lengths of all steps, in that norm
+    largest: chex.Array  # p'Ap / p'p, the largest so far
+    negative: chex.Array  # bool: the curvature was negative
+    stopped: chex.Array  # bool
     best: PyTree  # of smallest residual
     best_r: PyTree
     best_rr: chex.Array
@@ -129,34 +135,66 @@ class ConjugateGradient(HashableOptions):
             is_large = state.best_rr > threshold**2
             return (state.k < self.max_iters) & ~state.stopped & is_large
 
-        def iterate(state: _CGState) -> _CGState:
-            k, x, r, p, rz, _, best, best_r, best_rr = state
-            product = matvec(p)
-            curvature = tree.vdot(p, product)
+        def iterate(s: _CGState) -> _CGState:
+            product = matvec(s.p)
+            curvature = tree.vdot(s.p, product)
             negative = curvature <= 0
+            largest = jnp.maximum(s.largest, jnp.abs(curvature) / tree.nonzero(s.pp))
             # Along a negative direction any step will do: smoothing finds its length.
-            any_length = jnp.sqrt(tree.nonzero(tree.vdot(product, product)))
-            length = jnp.where(negative, jnp.sqrt(best_rr), rz) / jnp.where(
+            any_length = tree.nonzero(largest * jnp.sqrt(s.pp))
+            length = jnp.where(negative, jnp.sqrt(s.best_rr), s.rz) / jnp.where(
                 negative, any_length, curvature
             )
-            x = tree.add_scaled(x, length, p)
-            r = tree.add_scaled(r, -length, product)
+            x = tree.add_scaled(s.x, length, s.p)
+            r = tree.add_scaled(s.r, -length, product)
             z = precondition(r)
-            new_rz = tree.vdot(r, z)
-            rr = tree.vdot(r, r) if self.preconditioner else new_rz
-            p = tree.add_scaled(z, new_rz / tree.nonzero(rz), p)
-            share, best_rr = _smooth(rr, tree.vdot(best_r, r), best_rr)
-            best = tree.interpolate(best, share, x)
-            best_r = tree.interpolate(best_r, share, r)
-            return _CGState(k + 1, x, r, p, new_rz, negative, best, best_r, best_rr)
+            rz = tree.vdot(r, z)
+            rr = tree.vdot(r, r) if self.preconditioner else rz
+            ratio = rz / tree.nonzero(s.rz)
+            share, best_rr = _smooth(rr, tree.vdot(s.best_r, r), s.best_rr)
+            step = length * jnp.where(negative, share, 1)
+            path = s.path + step * jnp.sqrt(s.pp)
+            is_exact = jnp.sqrt(best_rr) + rounding * largest * path <= 1
+            share = jnp.where(is_exact, share, 0)
+            return _CGState(
+                k=s.k + 1,
+                x=x,
+                r=r,
+                p=tree.add_scaled(z, ratio, s.p),
+                rz=rz,
+                pp=rz + ratio**2 * s.pp,
+                path=path,
+                largest=largest,
+                negative=negative,
+                stopped=negative | ~is_exact,
+                best=tree.interpolate(s.best, share, x),
+                best_r=tree.interpolate(s.best_r, share, r),
+                best_rr=jnp.where(is_exact, best_rr, s.best_rr),
+            )
 
         z, zero = precondition(b), tree.zeros_like(b)
         rz, rr = tree.vdot(b, z), tree.vdot(b, b)
-        k, stopped = jnp.zeros((), jnp.int32), jnp.array(False)
-        start = _CGState(k, zero, b, z, rz, stopped, zero, b, rr)
+        # Of a path of length 1 along the largest eigenvalue, relative to |b|.
+        rounding = 10 * tree.epsilon(b) / jnp.sqrt(tree.nonzero(rz))
+        nothing = jnp.zeros_like(rz)
+        start = _CGState(
+            k=jnp.zeros((), jnp.int32),
+            x=zero,
+            r=b,
+            p=z,
+            rz=rz,
+            pp=rz,
+            path=nothing,
+            largest=nothing,
+            negative=jnp.array(False),
+            stopped=jnp.array(False),
+            best=zero,
+            best_r=b,
+            best_rr=rr,
+        )
         end = loops.while_loop(is_unfinished, iterate, start)
         return end.best, ConjugateGradientInfo(
-            end.k, jnp.sqrt(end.best_rr), end.stopped
+            end.k, jnp.sqrt(end.best_rr), end.negative
         )
 
 

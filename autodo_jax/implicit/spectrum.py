@@ -49,7 +49,9 @@ def largest_eigenvalue(
     ) -> tuple[PyTree, chex.Array]:
         return tree.normalize(matvec(carry[0]))
 
-    carry = tree.normalize(_random_like(key, like))
+    start = _random_like(key, like)
+    norm = jnp.sqrt(tree.vdot(start, start))
+    carry = tree.scale(1 / tree.nonzero(norm), start), norm
     return loops.repeat(num_steps, step, carry)[1]
 
 
@@ -86,20 +88,20 @@ def _random_like(key: chex.PRNGKey, like: PyTree) -> PyTree:
         return jax.tree.map(tree.place_like, draws, like)
     words = jax.random.key_data(key).ravel()
     seed = sum(words[i] * jnp.uint32(2 * i + 1) for i in range(words.size))
-    # Leaves of one shape are multiples of one pattern, which is compiled once.
-    weights = [(-1) ** i * (0.5 + 0.618034 * i % 1) for i in range(len(leaves))]
     patterns: dict = {}
+    starts = []
     for leaf in leaves:
+        # A program for each shape, which the compiler takes for all leaves of it. It
+        # would put a cheaper operation than a remainder into what uses the result.
         kind = jax.typeof(leaf)
-        if kind not in patterns:
-            patterns[kind] = _pattern(seed, leaf)
-    return structure.unflatten(
-        [w * patterns[jax.typeof(x)] for w, x in zip(weights, leaves, strict=True)]
-    )
+        last = patterns[kind] if kind in patterns else _pattern(seed, leaf)
+        patterns[kind] = jax.lax.rem(last + 0.618034, jnp.ones_like(last))
+        starts.append(2 * patterns[kind] - 1)
+    return structure.unflatten(starts)
 
 
 def _pattern(seed: chex.Array, like: chex.Array) -> chex.Array:
-    """Returns hashes of the positions in all of the parameter, in (-1, 1)."""
+    """Returns hashes of the positions in all of the parameter, in [0, 1)."""
     position = jnp.uint32(len(like.shape))
     for name in tree.shard_axes(like):
         position = position * 8191 + jax.lax.axis_index(name).astype(jnp.uint32)
@@ -111,7 +113,5 @@ def _pattern(seed: chex.Array, like: chex.Array) -> chex.Array:
     bits = (position + seed) * jnp.uint32(2654435769)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         bits = (bits ^ (bits >> shift)) * jnp.uint32(factor)
-    bits = bits ^ (bits >> 16)
-    uniform = bits.astype(like.dtype) / math.ldexp(1, 31) - 1
-    # Not for the values: the compiler would repeat only cheap operations for each leaf.
-    return tree.place_like(jnp.tanh(2 * uniform), like)
+    bits = (bits ^ (bits >> 16)) >> 9  # What float32 can hold.
+    return tree.place_like(bits.astype(like.dtype) / math.ldexp(1, 23), like)

@@ -15,7 +15,8 @@ quadratic in the number of leaves then.
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 
 import chex
 import jax
@@ -26,6 +27,9 @@ from autodo_jax._typing import AxisName, PyTree
 _SHARDED_AXES: contextvars.ContextVar[frozenset] = contextvars.ContextVar(
     "axes of jax.shard_map over which parameters are sharded", default=frozenset()
 )
+
+# Leaves that `_by_type` combines.
+_TOGETHER = 4
 
 
 def promote(tree: PyTree) -> PyTree:
@@ -68,11 +72,10 @@ def zeros_like(tree: PyTree) -> PyTree:
 
 def vdot(tree: PyTree, other: PyTree) -> chex.Array:
     """Returns the inner product, over all shards of the leaves."""
-    products = [
-        _sum_over_shards(_inner_product(x, y), x)
-        for x, y in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
-    ]
-    return sum(products, start=jnp.zeros((), jnp.result_type(*products, jnp.float32)))
+    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
+    products = _by_type((x * y for x, y in pairs), jnp.add)
+    sums = [_over_shards(jax.lax.psum, jnp.sum(x), x) for x in products]
+    return sum(sums, start=jnp.zeros((), jnp.result_type(*sums, jnp.float32)))
 
 
 def norm(tree: PyTree) -> chex.Array:
@@ -90,9 +93,13 @@ def normalize(tree: PyTree) -> tuple[PyTree, chex.Array]:
     leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.size]
     if not leaves:
         return tree, jnp.zeros(())
-    largest = jnp.stack([_largest_entry(leaf) for leaf in leaves]).max()
+    # The gradient of a maximum over devices is not defined, and is not needed: the norm
+    # is the same whatever is divided out.
+    magnitudes = _by_type(map(jnp.abs, jax.lax.stop_gradient(leaves)), jnp.maximum)
+    maxima = [_over_shards(jax.lax.pmax, jnp.max(x), x) for x in magnitudes]
+    largest = jnp.stack(maxima).max()
     # Within a factor of e. The exponential is for the compiler, see above.
-    size = jnp.exp(jnp.trunc(jnp.log(jax.lax.stop_gradient(largest))))
+    size = jnp.exp(jnp.trunc(jnp.log(largest)))
     scaled = scale(1 / nonzero(size), tree)
     scaled = jax.tree.map(jax.lax.optimization_barrier, scaled)  # Each its own axes.
     # The inner `where` keeps the derivative of a zero tree finite.
@@ -179,19 +186,24 @@ def shard_axes(leaf: chex.Array) -> tuple:
     return tuple(sorted(axes & varying_axes(leaf))) if axes else ()
 
 
-def _inner_product(x: chex.Array, y: chex.Array) -> chex.Array:
-    if has_explicit_spec(x):
-        return jnp.sum(x * y)  # Of a mesh with explicit axes, which a dot would ask of.
-    return jnp.tensordot(x, y, axes=x.ndim, precision=jax.lax.Precision.HIGHEST)
+def _by_type(leaves: Iterable, combine: Callable) -> list:
+    """Combines leaves of one shape and type entry by entry, a few at a time.
+
+    One reduction of the result is less to compile than one of each leaf, and programs
+    for the same number of leaves are compiled once.
+    """
+    groups: dict = {}
+    for leaf in leaves:
+        groups.setdefault(jax.typeof(leaf), []).append(leaf)
+    return [
+        functools.reduce(combine, group[i : i + _TOGETHER])
+        for group in groups.values()
+        for i in range(0, len(group), _TOGETHER)
+    ]
 
 
-def _sum_over_shards(value: chex.Array, leaf: chex.Array) -> chex.Array:
+def _over_shards(
+    collective: Callable, value: chex.Array, leaf: chex.Array
+) -> chex.Array:
     axes = shard_axes(leaf)
-    return jax.lax.psum(value, axes) if axes else value
-
-
-def _largest_entry(leaf: chex.Array) -> chex.Array:
-    largest, axes = jnp.max(jnp.abs(leaf)), shard_axes(leaf)
-    # The gradient of a maximum over devices is not defined, and is not needed: the
-    # norm is the same whatever is divided out.
-    return jax.lax.pmax(jax.lax.stop_gradient(largest), axes) if axes else largest
+    return collective(value, axes) if axes else value

@@ -41,9 +41,9 @@ BLOCKED = """lambda v: jax.tree.unflatten(
     )"""
 
 # The step that meets the tolerance is dropped.
-STALE = """        x = tree.select(tree.norm(r) > threshold, x, state.x)
+STALE = """        x = tree.select(tree.norm(r) > threshold, x, s.x)
             z = precondition(r)
-            new_rz"""
+            rz"""
 
 MUTANTS = {
     "the step size is missing": Mutant(
@@ -65,23 +65,20 @@ MUTANTS = {
     "directions from the old residual": Mutant(
         "P4",
         "krylov.py",
-        {
-            "p = tree.add_scaled(z, new_rz / tree.nonzero(rz)": "p = tree.add_scaled("
-            "state.r, new_rz / tree.nonzero(rz)"
-        },
+        {"p=tree.add_scaled(z, ratio, s.p)": "p=tree.add_scaled(s.r, ratio, s.p)"},
     ),
     "a residual step of ten": Mutant(
         "isotropic",
         "krylov.py",
         {
-            "r = tree.add_scaled(r, -length, product)\n            z =": "r = "
-            "tree.add_scaled(r, -10 * length, product)\n            z ="
+            "r = tree.add_scaled(s.r, -length, product)\n            z =": "r = "
+            "tree.add_scaled(s.r, -10 * length, product)\n            z ="
         },
     ),
     "the last iterate is dropped": Mutant(
         "isotropic",
         "krylov.py",
-        {"            z = precondition(r)\n            new_rz": "    " + STALE},
+        {"            z = precondition(r)\n            rz": "    " + STALE},
     ),
     "block-diagonal Hessian": Mutant(
         "P4",

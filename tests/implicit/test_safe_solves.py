@@ -348,3 +348,27 @@ def test_conjugate_gradients_get_somewhere_where_their_residual_grows(x64):
         assert smallest - 1e-7 <= found <= smallest + 0.05 and found < last
         last = float(found)
     np.testing.assert_allclose(x, b / eigenvalues, rtol=1e-6)
+
+
+@pytest.mark.parametrize("smallest", [0.0, 1e-7, 1e-5])
+def test_conjugate_gradients_know_the_rounding_of_their_residual(smallest):
+    """Residuals in double precision are at most |b|, without a product to look."""
+    rng = np.random.default_rng(0)
+    bases = np.linalg.qr(rng.standard_normal((40, 20, 20)))[0]
+    spectrum = np.where(np.arange(20) < 8, smallest, np.geomspace(0.01, 1, 20))
+    matrices = np.einsum("cij,j,ckj->cik", bases, spectrum, bases)
+    matrices = np.asarray(matrices + np.swapaxes(matrices, 1, 2), np.float32) / 2
+    sides = rng.standard_normal((40, 20)).astype(np.float32)
+    solver = solvers.conjugate_gradient(60, tol=0.0)
+
+    def solve(matrix, b):
+        def inner(w, h):
+            return 0.5 * w @ matrix @ w + w @ h
+
+        return -hypergrad(inner, lambda w, h: w @ b, 0 * b, 0 * b, solver=solver)
+
+    found = np.float64(run_once(jax.vmap(solve), matrices, sides))
+    residuals = np.einsum("cij,cj->ci", np.float64(matrices), found) - sides
+    sizes = np.linalg.norm(residuals, axis=1) / np.linalg.norm(sides, axis=1)
+    assert np.all(sizes <= 1 + 1e-5), sizes.max()
+    assert np.median(sizes) < 0.8  # Of what is in range all is solved.
