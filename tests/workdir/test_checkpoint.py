@@ -336,17 +336,6 @@ def test_a_step_that_is_saved_twice_is_kept(folder):
     assert restore(folder)[0] == 3
 
 
-@pytest.mark.parametrize("other", [{"a": jnp.zeros(2)}, (jnp.zeros(3), ())])
-def test_a_state_of_another_form_is_that_of_another_version(folder, other):
-    with (
-        pytest.raises(CheckpointError, match="of another version of autodo_jax") as e,
-        Checkpoints(folder, keep=2, warn=never) as checkpoints,
-    ):
-        checkpoints.restore(other)
-    assert str(e.value).endswith("or pass another `workdir`")
-    assert restore(folder) == (3, [])
-
-
 @pytest.mark.parametrize(
     ("raised", "reason"),
     [
@@ -380,14 +369,18 @@ def test_a_save_that_was_cut_off_leaves_the_one_before(
 
 
 def test_a_checkpoint_of_another_state_is_refused(folder):
-    for other in ({"table": jnp.zeros(3)}, state(0) | {"more": jnp.zeros(3)}):
+    others = ({"table": jnp.zeros(3)}, state(0) | {"more": jnp.zeros(3)}, (state(0),))
+    for other in others:
         with (
             pytest.raises(CheckpointError) as raised,
             Checkpoints(folder, keep=2, warn=never) as checkpoints,
         ):
             checkpoints.restore(other)
-        assert str(raised.value).startswith(f"checkpoints in {folder / '3'} fail: ")
-        assert "\n" not in str(raised.value)
+        assert str(raised.value) == (
+            f"checkpoints in {folder / '3'} are of another version of autodo_jax, "
+            "whose runs have another state; they are intact; finish the run with that "
+            "version, or pass another `workdir`"
+        )
     assert restore(folder) == (3, [])
 
 
