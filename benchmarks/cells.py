@@ -207,7 +207,8 @@ def to_table(runs: Runs, cells: Sequence[Cell]) -> str:
             best, mean, error = difference(runs, cell, row)
             line[cell.distortion] = "-"
             if best != "-":
-                line[cell.distortion] = f"{mean:+.1f} ± {error:.1f} ({best})"
+                spread = "" if np.isnan(error) else f" ± {error:.1f}"
+                line[cell.distortion] = f"{mean:+.1f}{spread} ({best})"
         lines.append(line)
     counts = {"test error %": "seeds"}
     for cell in cells:

@@ -255,16 +255,16 @@ def _explained(path: pathlib.Path) -> Iterator[None]:
         yield
     except Exception as error:
         reason = " ".join(str(error).split())
+        if "tree structures do not match" in reason:
+            raise CheckpointError(
+                f"checkpoints in {path} hold a state of another form, that of another "
+                "version of autodo_jax or of another network; they are intact",
+                "continue with what saved them, or pass another <workdir>",
+            ) from error
         if "RESOURCE_EXHAUSTED" in reason or "No space left" in reason:
             reason = "no space left on the disk"
         elif len(reason) > 300:
             reason = f"{reason[:100]} ... {reason[-200:]}"
-        if "tree structures do not match" in reason:
-            raise CheckpointError(
-                f"checkpoints in {path} are of another version of autodo_jax, whose "
-                "runs have another state; they are intact",
-                "finish the run with that version, or pass another <workdir>",
-            ) from error
         raise CheckpointError(
             f"checkpoints in {path} fail: {reason}; what was saved before is intact",
             "fix the cause and repeat <again>",

@@ -377,9 +377,9 @@ def test_a_checkpoint_of_another_state_is_refused(folder):
         ):
             checkpoints.restore(other)
         assert str(raised.value) == (
-            f"checkpoints in {folder / '3'} are of another version of autodo_jax, "
-            "whose runs have another state; they are intact; finish the run with that "
-            "version, or pass another `workdir`"
+            f"checkpoints in {folder / '3'} hold a state of another form, that of "
+            "another version of autodo_jax or of another network; they are intact; "
+            "continue with what saved them, or pass another `workdir`"
         )
     assert restore(folder) == (3, [])
 
