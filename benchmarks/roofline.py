@@ -20,9 +20,10 @@ Row = dict[str, Any]
 class Peak(NamedTuple):
     """Published peaks of a chip."""
 
-    flops: float  # a second, in bfloat16; TPUs multiply float32 so by default, too
+    flops: float  # a second, in bfloat16
     memory: float  # bytes a second
     links: float  # bytes a second, of all its links together, one way
+    float32: float = 1.0  # share of `flops`: TPUs multiply in bfloat16, GPUs in TF32
 
 
 PEAKS = {
@@ -30,7 +31,8 @@ PEAKS = {
     "v5e": Peak(197e12, 819e9, 200e9),
     "v5p": Peak(459e12, 2765e9, 600e9),
     "v6e": Peak(918e12, 1640e9, 448e9),
-    "h100": Peak(989e12, 3350e9, 450e9),
+    "h100": Peak(989e12, 3350e9, 450e9, float32=0.5),
+    "a100": Peak(312e12, 2039e9, 300e9, float32=0.5),
 }
 
 
@@ -63,8 +65,9 @@ def roofline(row: Row, peak: Peak) -> Times:
         nbytes * (passes if kind == "all-reduce" else passes / 2)
         for kind, (_, nbytes) in row["collectives"].items()
     )
+    flops = peak.flops * (peak.float32 if row["dtype"] == "float32" else 1)
     return Times(
-        row["flops"] / peak.flops,
+        row["flops"] / flops,
         row["moved_bytes"] / peak.memory,
         exchanged / peak.links,
     )
@@ -118,6 +121,28 @@ def roofline_table(rows: list[Row]) -> str:
     return performance.table(head, table)
 
 
+def with_flops(rows: list[Row]) -> list[Row]:
+    """Returns the rows, those of GPUs with the FLOPs that TPUs need for the same step.
+
+    The compiler for GPUs does not tell how many there are.
+    """
+    totals: dict[tuple[str, ...], float] = {}
+    for row in rows:
+        if row.get("flops") is not None:
+            totals.setdefault(_work(row), row["flops"] * row["chips"])
+    return [
+        row | {"flops": totals[_work(row)] / row["chips"]}
+        if "error" not in row and row["flops"] is None
+        else row
+        for row in rows
+    ]
+
+
+def _work(row: Row) -> tuple[Any, ...]:
+    """Returns what rows of the same work have in common; dtypes do not matter much."""
+    return tuple(row[k] for k in ("config", "step", "steps_per_dispatch", "batch"))
+
+
 def _name(row: Row) -> str:
     several = row["steps_per_dispatch"]
     dispatch = f" x {several}" if several > 1 else ""
@@ -138,7 +163,7 @@ def tables() -> dict[str, Any]:
 def _read(name: str) -> tuple[list[Row], str]:
     """Returns the rows of a file of results, and the line that says whence they are."""
     record = json.loads((performance.RESULTS / name).read_text())
-    rows = sorted(record["rows"], key=_name)
+    rows = sorted(with_flops(record["rows"]), key=_name)
     versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
     level = rows[0]["level"]
     flag = "" if level == "O0" else f" --level={level}"

@@ -45,6 +45,7 @@ def test_what_is_read_from_a_program_by_hand(program):
 def test_a_roofline_by_hand():
     row = {
         "chips": 4,
+        "dtype": "bfloat16",
         "flops": 2e12,
         "moved_bytes": 3e9,
         "collectives": {"all-reduce": [2, 100], "all-gather": [1, 10]},
@@ -52,6 +53,24 @@ def test_a_roofline_by_hand():
     times = roofline.roofline(row, roofline.Peak(1e12, 1e9, 1e3))
     assert times == pytest.approx((2.0, 3.0, (100 * 1.5 + 10 * 0.75) / 1e3))
     assert times.bound == "memory" and times.share_of_peak == pytest.approx(2 / 3)
+
+
+def test_float32_on_gpus_has_half_of_the_flops():
+    row = {"chips": 1, "flops": 1e12, "moved_bytes": 0, "collectives": {}}
+    peak = roofline.Peak(1e12, 1e9, 1e3, float32=0.5)
+    for dtype, seconds in (("bfloat16", 1.0), ("float32", 2.0)):
+        assert roofline.roofline({**row, "dtype": dtype}, peak).compute == seconds
+
+
+def test_rows_of_gpus_get_the_flops_of_the_step_for_tpus():
+    row = {"config": "cifar10", "step": "task", "steps_per_dispatch": 1, "batch": 256}
+    rows = [
+        {**row, "chips": 1, "error": "out of memory"},
+        {**row, "chips": 8, "flops": 1e12},
+        {**row, "chips": 2, "flops": None},
+    ]
+    assert roofline.with_flops(rows)[:2] == rows[:2]
+    assert roofline.with_flops(rows)[2]["flops"] == 4e12
 
 
 def test_tables_are_those_of_the_programs():
