@@ -33,5 +33,6 @@ def get_config(method: str = ""):
     config.model.name = "small_cnn"
 
     config.hyper.start_epoch = 30
-    apply_method(config, method, joined_epochs=2 / 3)
+    config.task.joined_copies, config.task.plain_share = 0, 1 / 3
+    apply_method(config, method, joined_epochs=2 / 3, joined_share=3 / 4)
     return config

@@ -6,6 +6,7 @@ from autodo_jax.config.fields import (
     default_config,
     flatten,
     joined_epochs,
+    plain_epochs,
     to_fields,
     to_json,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "is_solved",
     "joined_epochs",
     "method_of",
+    "plain_epochs",
     "to_fields",
     "to_json",
     "use_features",

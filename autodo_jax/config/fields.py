@@ -176,11 +176,16 @@ def _task() -> ml_collections.ConfigDict:
     # share of those from hyper.start_epoch on if below 1, else their number; 0: never
     # (App. A). A solved head learns from it in its last solve, if this is not 0.
     task.joined_epochs = 0.0
-    # Share of the clean set that theta learns from in all epochs; the outer loss is
-    # taken on the rest. Not of solved heads.
+    # With joined epochs, the largest share of the clean set that theta learns from in
+    # all epochs; the outer loss is taken on the rest, at least ten points of each
+    # class. Not of solved heads.
     task.joined_share = 0.0
-    # How often a clean point that has joined is drawn for each time of a train point.
+    # How often a clean point that has joined is drawn for each time of a train point;
+    # 0: those of rarer classes more often, up to four times.
     task.joined_copies = 1
+    # Share of the joined epochs, their last, in which g_A changes no image, so that
+    # theta ends with images as it will meet them (He et al., 2019, arXiv:1909.09148).
+    task.plain_share = 0.0
     return task
 
 
@@ -236,6 +241,13 @@ def joined_epochs(config: ml_collections.ConfigDict) -> int:
         return 0
     most = config.epochs - config.hyper.start_epoch
     return max(min(round(value * most), most - 1), 0)
+
+
+def plain_epochs(config: ml_collections.ConfigDict) -> int:
+    """Returns the number of epochs that `task.plain_share` stands for."""
+    if config.hyper.augment == "none":
+        return 0
+    return round(config.task.plain_share * joined_epochs(config))
 
 
 def to_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -139,7 +139,8 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
         lambda v: 0 <= v < 1 or v == int(v) >= 1,
         "a share in (0, 1), a number of epochs, or 0 for none",
     ),
-    "task.joined_copies": _AT_LEAST_1,
+    "task.joined_copies": _AT_LEAST_0,
+    "task.plain_share": _SHARE,
     "task.joined_share": (lambda v: 0 <= v < 1, "a share in [0, 1)"),
     "hyper.start_epoch": _AT_LEAST_0,
     "hyper.learning_rate": _POSITIVE,
@@ -259,7 +260,6 @@ def _check_guard(config: ml_collections.ConfigDict) -> None:
     guard = config.guard
     for name, value in (
         ("task.joined_epochs", joined >= 1 and joined),
-        ("task.joined_share", share),
         ("guard.folds", guard.folds),
     ):
         if value and config.data.outer_set != "validation":

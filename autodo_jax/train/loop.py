@@ -266,8 +266,9 @@ def _run_phase(
     `features` of the validation points, in a hyper phase, save their forward passes.
     """
     plan = setup.plan
-    joins = plan.is_joined(log.epoch) or plan.early_points is not None
-    task = setup.steps.joined if joins else setup.steps.task
+    task = setup.steps.task if plan.early_points is None else setup.steps.early
+    if plan.is_joined(log.epoch):
+        task = setup.steps.plain if plan.is_plain(log.epoch) else setup.steps.joined
     steps: dict[str, tuple[Callable[..., tuple[TrainState, Metrics]], Any]] = {
         "task": (task, setup.task_key),
         "hyper": (setup.steps.hyper, setup.hyper_key),

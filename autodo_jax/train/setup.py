@@ -28,7 +28,7 @@ from autodo_jax.distributed import AXIS, BY_ROWS, REPLICATED
 from autodo_jax.errors import RunError
 from autodo_jax.hyperparams.row_rmsprop import RowRMSpropState
 from autodo_jax.objective import Objective
-from autodo_jax.train import features, fitting, problem, snapshot, solves, steps
+from autodo_jax.train import features, fitting, joined, problem, snapshot, solves, steps
 from autodo_jax.train.solves import Solves
 from autodo_jax.train.state import (
     Heads,
@@ -264,8 +264,7 @@ def _parts(config: ml_collections.ConfigDict, data: RunData) -> dict[str, Datase
     parts = data.splits._asdict()
     if data.fit is not data.splits.train:
         parts["fit"] = data.fit
-    joins = config_lib.joined_epochs(config) or config.task.joined_share
-    if joins and not config_lib.is_solved(config):
+    if config_lib.joined_epochs(config) and not config_lib.is_solved(config):
         parts["joined"] = parts["train"].join(parts["validation"])
     return parts
 
@@ -279,12 +278,13 @@ def _plan(
     num_points = {name: len(part.labels) for name, part in parts.items()}
     learns = config_lib.has_hyperparams(config.hyper) and not config.hyper.frozen
     clean_labels = data.splits.validation.labels
-    early = snapshot.early(config, clean_labels)
-    num_train, copies = num_points["train"], config.task.joined_copies
+    early = joined.early(config, clean_labels)
+    num_train = num_points["train"]
 
-    def joined(chosen: np.ndarray) -> np.ndarray:
-        clean = np.tile(num_train + np.flatnonzero(chosen), copies)
-        return np.r_[:num_train, clean]
+    def with_clean(index: np.ndarray) -> np.ndarray:
+        labels = data.splits.train.labels
+        times = joined.copies(config, labels, clean_labels[index])
+        return np.r_[:num_train, num_train + np.repeat(index, times)]
 
     inner_only = early | snapshot.held_out(config, clean_labels)
     return BatchPlan(
@@ -296,8 +296,9 @@ def _plan(
         start_epoch=config.hyper.start_epoch if learns else config.epochs,
         seed=config.seed,
         joined_epochs=config_lib.joined_epochs(config) if "joined" in parts else 0,
-        joined_points=joined(np.ones_like(early)) if copies > 1 else None,
-        early_points=joined(early) if early.any() else None,
+        plain_epochs=config_lib.plain_epochs(config) if "joined" in parts else 0,
+        joined_points=with_clean(np.arange(len(early))) if "joined" in parts else None,
+        early_points=with_clean(np.flatnonzero(early)) if early.any() else None,
         outer_points=np.flatnonzero(~inner_only) if inner_only.any() else None,
     )
 

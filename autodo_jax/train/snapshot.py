@@ -18,7 +18,7 @@ import numpy as np
 from autodo_jax import config as config_lib
 from autodo_jax import distributed
 from autodo_jax.hyperparams import state as hyperparams
-from autodo_jax.train import guard
+from autodo_jax.train import guard, joined
 
 
 class Kept(NamedTuple):
@@ -27,19 +27,6 @@ class Kept(NamedTuple):
     tables: hyperparams.Tables
     losses: chex.Array  # [H] of the clean points that are held out; inf at the start
     epoch: chex.Array  # int32, from 1; 0 at the start
-
-
-def early(config: ml_collections.ConfigDict, labels: np.ndarray) -> np.ndarray:
-    """Returns True of each clean point that theta learns from in all epochs, [M].
-
-    Args:
-      config: of the run.
-      labels: of the clean points, [M].
-    """
-    share = config.task.joined_share
-    # By class, at random within each: any run of places has its share of each class.
-    place = guard.assign_folds(labels, max(len(labels), 1), seed=config.seed)
-    return np.floor((place + 1) * share) > np.floor(place * share)
 
 
 def held_out(config: ml_collections.ConfigDict, labels: np.ndarray) -> np.ndarray:
@@ -52,7 +39,7 @@ def held_out(config: ml_collections.ConfigDict, labels: np.ndarray) -> np.ndarra
     learns = config_lib.has_hyperparams(config.hyper) and not config.hyper.frozen
     if config_lib.is_solved(config) or not (config.guard.folds and learns):
         return np.zeros(len(labels), bool)
-    rest = np.flatnonzero(~early(config, labels))
+    rest = np.flatnonzero(~joined.early(config, labels))
     folds = guard.assign_folds(labels[rest], config.guard.folds, seed=config.seed)
     found = np.zeros(len(labels), bool)
     found[rest[folds == 0]] = True

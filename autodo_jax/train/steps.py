@@ -34,12 +34,16 @@ from autodo_jax.train.state import Optimizers, TrainState
 # only logged, a product is expensive and a rough value will do.
 _EIGENVALUE_STEPS, _ROUGH_EIGENVALUE_STEPS = 10, 2
 
+ChangeRows = Callable[[Rows, Batch], Rows]  # of Lambda, before a task step uses them
+
 
 class Steps(NamedTuple):
     """The compiled steps of a run."""
 
     task: TaskStep[TrainState, Points]
-    joined: TaskStep[TrainState, Points]  # clean points after the train points
+    early: TaskStep[TrainState, Points]  # clean points after the train points
+    joined: TaskStep[TrainState, Points]  # of the last epochs, with decided labels
+    plain: TaskStep[TrainState, Points]  # as `joined`, without g_A
     hyper: HyperStep[TrainState, Points]
     evaluate: EvaluationStep[Points]
     features: FeaturesStep[Points]
@@ -84,27 +88,28 @@ def compile(
             "out_shardings": (state_formats, None),
         }
 
+    def task_step(change_rows: ChangeRows) -> TaskStep[TrainState, Points]:
+        return spmd(
+            scan_steps(create_task_step(objective, optimizers, change_rows)),
+            in_specs=(state_specs, points_specs, REPLICATED),
+            out_specs=(state_specs, REPLICATED),
+            donate=(0,),
+            **formats(2),
+        )
+
+    early = functools.partial(_of_start, start_rows, num_train)
+
+    def joined(rows: Rows, batch: Batch) -> Rows:
+        return _with_decided_labels(start_rows, early(rows, batch), batch)
+
+    def plain(rows: Rows, batch: Batch) -> Rows:
+        return _without_augmentation(joined(rows, batch))
+
     return Steps(
-        task=spmd(
-            scan_steps(create_task_step(objective, optimizers)),
-            in_specs=(state_specs, points_specs, REPLICATED),
-            out_specs=(state_specs, REPLICATED),
-            donate=(0,),
-            **formats(2),
-        ),
-        joined=spmd(
-            scan_steps(
-                create_task_step(
-                    objective,
-                    optimizers,
-                    functools.partial(_joined_rows, start_rows, num_train),
-                )
-            ),
-            in_specs=(state_specs, points_specs, REPLICATED),
-            out_specs=(state_specs, REPLICATED),
-            donate=(0,),
-            **formats(2),
-        ),
+        task=task_step(lambda rows, batch: rows),
+        early=task_step(early),
+        joined=task_step(joined),
+        plain=task_step(plain),
         hyper=spmd(
             scan_steps(create_hyper_step(objective, optimizers, hyper)),
             in_specs=(state_specs, points_specs, points_specs, REPLICATED),
@@ -217,7 +222,7 @@ def scan_steps(step: Callable) -> Callable:
     return steps
 
 
-def _joined_rows(
+def _of_start(
     start_rows: Callable[[chex.Array], Rows], num_train: int, rows: Rows, batch: Batch
 ) -> Rows:
     """Gives clean points, those from `num_train` on, the rows of Lambda's start."""
@@ -232,10 +237,28 @@ def _joined_rows(
     return {name: chosen(start[name], row) for name, row in rows.items()}
 
 
+def _with_decided_labels(
+    start_rows: Callable[[chex.Array], Rows], rows: Rows, batch: Batch
+) -> Rows:
+    """Puts labels that still are for the given class back to Lambda's start.
+
+    How much they moved short of that fits the few clean points of the outer loss.
+    """
+    if "label" not in rows:
+        return rows
+    start, learned = start_rows(batch.label)["label"], rows["label"]
+    is_given = start.argmax(-1, keepdims=True) == learned.argmax(-1, keepdims=True)
+    return {**rows, "label": jnp.where(is_given, start, learned)}
+
+
+def _without_augmentation(rows: Rows) -> Rows:
+    return {k: row for k, row in rows.items() if k not in ("gate", "magnitude")}
+
+
 def create_task_step(
     objective: Objective,
     optimizers: Optimizers,
-    change_rows: Callable[[Rows, Batch], Rows] = lambda rows, batch: rows,
+    change_rows: ChangeRows = lambda rows, batch: rows,
 ) -> TaskStep[TrainState, Points]:
     """Returns `(state, points, key) -> (state, metrics)`: lines 4-9.
 

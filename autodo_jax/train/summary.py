@@ -14,7 +14,7 @@ import scipy.special
 from autodo_jax import metrics, processes
 from autodo_jax.augment import learned
 from autodo_jax.hyperparams import state as hyperparams
-from autodo_jax.train import guard, label_noise, snapshot, solved
+from autodo_jax.train import guard, joined, label_noise, snapshot, solved
 from autodo_jax.train.evaluate import (
     compute_features,
     evaluate,
@@ -131,7 +131,7 @@ def _unseen_clean_points(
         found = log_probabilities(setup, state, "validation")
     # Those that Lambda was not learned from either, where there are some.
     is_held_out = snapshot.held_out(config, labels)
-    is_early = snapshot.early(config, labels)
+    is_early = joined.early(config, labels)
     chosen = is_held_out if is_held_out.any() else ~is_early
     return found[chosen], labels[chosen]
 
@@ -194,7 +194,7 @@ def summarize(
     if setup.plan.joined_epochs:
         result["joined_epochs"] = setup.plan.joined_epochs
     if setup.plan.early_points is not None:
-        is_early = snapshot.early(config, data.splits.validation.labels)
+        is_early = joined.early(config, data.splits.validation.labels)
         result["num_early"] = int(is_early.sum())
     if stop:
         result |= {"lambda_epoch": stop, "lambda_stop": guard.explain(records)}

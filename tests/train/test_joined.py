@@ -1,5 +1,7 @@
 """The last epochs, in which clean points join and Lambda is still."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from autodo_jax import config as config_lib
 from autodo_jax.errors import ConfigError
-from autodo_jax.train import snapshot
+from autodo_jax.train import joined, snapshot
 from configs import digits
 from tests.train.prepared import prepare, run, tiny_config
 
@@ -53,13 +55,37 @@ def test_a_clean_point_has_its_own_label_and_lambda_stays():
         np.testing.assert_array_equal(table, before[name])
 
 
+def loss_with(step, setup, state, points, label):
+    """The train loss of a step of train points, with a table of labels."""
+    state = jax.tree.map(jnp.copy, state)
+    state.tables["label"] = jax.device_put(label, state.tables["label"].sharding)
+    return float(step(state, points, setup.task_key)[1]["train_loss"])
+
+
+def test_a_learned_label_counts_in_the_last_epochs_where_it_is_another_class():
+    setup, state = prepare(joined_config())
+    (points,) = next(iter(setup.feed.batches("task", 2)))
+    points = points._replace(index=np.arange(16))
+    start = np.array(state.tables["label"])
+    given = start.argmax(-1)
+    softer, other = start.copy(), start.copy()
+    softer[np.arange(len(start)), given] -= 0.5
+    other[0, (given[0] + 1) % 10] += 20
+    loss = functools.partial(loss_with, setup.steps.joined, setup, state, points)
+    assert (softer.argmax(-1) == given).all() and loss(softer) == loss(start)
+    assert abs(loss(other) - loss(start)) > 1e-2
+    # Before, they count as they are.
+    loss = functools.partial(loss_with, setup.steps.early, setup, state, points)
+    assert abs(loss(softer) - loss(start)) > 1e-3
+
+
 def test_a_share_of_the_clean_points_joins_in_all_epochs():
     config = joined_config()
-    config.task.joined_share = 0.75
+    config.data.validation_size, config.task.joined_share = 200, 0.4
     setup, state = prepare(config)
     plan, num_train = setup.plan, len(setup.data.splits.train.labels)
-    is_early = snapshot.early(config, setup.data.splits.validation.labels)
-    assert is_early.sum() == 45 and not state.kept
+    is_early = joined.early(config, setup.data.splits.validation.labels)
+    assert is_early.sum() == 80 and not state.kept
     seen: dict[str, set[int]] = {"task": set(), "outer": set()}
     for epoch in range(2):
         (order,) = plan.order("task", epoch).values()
@@ -74,38 +100,93 @@ def test_a_share_of_the_clean_points_joins_in_all_epochs():
 
 def test_copies_of_clean_points_are_drawn_more_often():
     config = joined_config()
+    config.data.validation_size = 200
     config.task.joined_share, config.task.joined_copies = 0.5, 3
     setup, _ = prepare(config)
     num_train = len(setup.data.splits.train.labels)
-    for epoch, num_clean in ((0, 30), (2, 60)):
+    for epoch, num_clean in ((0, 100), (2, 200)):
         chosen = setup.plan.joined_points if epoch == 2 else setup.plan.early_points
         assert np.bincount(chosen[:num_train]).tolist() == [1] * num_train
-        times = np.bincount(chosen[num_train:] - num_train, minlength=60)
+        times = np.bincount(chosen[num_train:] - num_train, minlength=200)
         assert (times > 0).sum() == num_clean and set(times) <= {0, 3}
         (order,) = setup.plan.order("task", epoch).values()
         assert np.isin(order, chosen).all()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.75, 0.99])
-@pytest.mark.parametrize("sizes", [(1, 0), (7, 3), (40, 41)])
-def test_each_class_has_its_share(share, sizes):
+@pytest.mark.parametrize("sizes", [(1, 0), (7, 30), (40, 41), (12, 300)])
+def test_each_class_has_its_share_but_for_ten(share, sizes):
     config = joined_config()
     config.task.joined_share = share
     labels = np.repeat([0, 1], sizes)
-    is_early = snapshot.early(config, labels)
-    counts = np.bincount(labels[is_early], minlength=2)
-    assert np.all(np.abs(counts - share * np.array(sizes)) <= 1)
-    assert abs(is_early.sum() - share * len(labels)) < 1 + 1e-9
-    assert not is_early.all()  # The outer loss has a point.
+    is_early = joined.early(config, labels)
+    counts, sizes = np.bincount(labels[is_early], minlength=2), np.array(sizes)
+    expected = np.minimum(share * sizes, np.maximum(sizes - 10, 0))
+    assert np.all(np.abs(counts - expected) <= 1)
+    assert np.all(sizes - counts >= np.minimum(sizes, 10))
+
+
+def test_without_joined_epochs_no_clean_point_joins():
+    config = joined_config()
+    config.task.joined_share, config.task.joined_epochs = 0.75, 0
+    assert not joined.early(config, np.repeat([0, 1], 100)).any()
+    assert "joined" not in prepare(config)[0].plan.num_points
+
+
+@pytest.mark.parametrize(
+    ("num_train", "num_clean", "expected"),
+    [
+        # As frequent as the clean points of the class, within the bounds: (300 - 100
+        # + 100) / 100 = 3, (300 - 0 + 100) / 100 = 4, and half of the first class.
+        ((300, 100, 0), (100, 100, 100), (1, 3, 4)),
+        ((300, 100, 300), (100, 100, 50), (4, 4, 1)),
+        ((90, 90), (45, 45), (1, 1)),
+        ((300, 20), (10, 10), (1, 4)),
+        ((40, 10), (40, 10), (1, 1)),
+        ((40, 10), (40, 0), (1, 1)),
+    ],
+)
+def test_clean_points_of_rare_classes_are_drawn_more_often(
+    num_train, num_clean, expected
+):
+    config = joined_config()
+    config.task.joined_copies = 0
+    labels, clean = (np.repeat(np.arange(len(n)), n) for n in (num_train, num_clean))
+    found = joined.copies(config, labels, clean)
+    np.testing.assert_array_equal(found, np.repeat(expected, num_clean))
+
+
+def test_images_are_plain_in_the_last_of_the_joined_epochs():
+    """The steps of these epochs are those of a Lambda without g_A."""
+    config = joined_config("autodo", epochs=6)
+    config.task.joined_epochs, config.task.plain_share = 4, 0.5
+    config.augment.policy = "none"
+    setup, state = prepare(config)
+    is_plain = [setup.plan.is_plain(epoch) for epoch in range(6)]
+    assert is_plain == [False] * 4 + [True] * 2
+    same, closed = (jax.tree.map(jnp.copy, state) for _ in range(2))
+    closed.tables["gate"] = jnp.full_like(closed.tables["gate"], -50.0)
+    (points,) = next(iter(setup.feed.batches("task", 5)))
+    points = points._replace(index=np.arange(16))  # of the train set, which has gates
+    plain, of_closed, augmented = (
+        float(step(given, points, setup.task_key)[1]["train_loss"])
+        for step, given in (
+            (setup.steps.plain, same),
+            (setup.steps.joined, closed),
+            (setup.steps.joined, state),
+        )
+    )
+    assert plain == pytest.approx(of_closed, rel=1e-5)
+    assert abs(plain - augmented) > 1e-3
 
 
 def test_no_point_that_theta_learns_from_judges_lambda():
     config = joined_config()
     config.task.joined_share, config.guard.folds = 0.5, 3
-    labels = np.arange(60) % 10
-    is_early = snapshot.early(config, labels)
+    labels = np.arange(240) % 10
+    is_early = joined.early(config, labels)
     is_held_out = snapshot.held_out(config, labels)
-    assert is_held_out.sum() == 10 and not (is_early & is_held_out).any()
+    assert is_held_out.sum() == 40 and not (is_early & is_held_out).any()
 
 
 @pytest.mark.slow
@@ -145,8 +226,9 @@ def test_a_share_is_of_none_without_a_clean_set(outer_set, expected):
         ({"task.joined_epochs": 1.5}, "a share"),
         ({"task.joined_epochs": -0.5}, "a share"),
         ({"data.outer_set": "test", "task.joined_epochs": 1}, "outer_set=test"),
-        ({"data.outer_set": "test", "task.joined_share": 0.5}, "outer_set=test"),
         ({"task.joined_share": 1.0}, r"a share in \[0, 1\)"),
+        ({"task.plain_share": 1.5}, r"a share in \[0, 1\]"),
+        ({"task.joined_copies": -1}, ">= 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(fields, expected):

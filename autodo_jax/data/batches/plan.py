@@ -35,6 +35,7 @@ class BatchPlan:
       seed: of the order.
       joined_epochs: the last ones, in which theta learns from the part "joined" and
         there are no hyper steps.
+      plain_epochs: the last ones of these, in which g_A changes no image.
       joined_points: those of the part "joined" in these epochs, some of them several
         times; None: each once.
       early_points: likewise, in the epochs before; None: the train set.
@@ -49,6 +50,7 @@ class BatchPlan:
     start_epoch: int
     seed: int
     joined_epochs: int = 0
+    plain_epochs: int = 0
     joined_points: np.ndarray | None = None
     early_points: np.ndarray | None = None
     outer_points: np.ndarray | None = None
@@ -64,6 +66,10 @@ class BatchPlan:
     def is_joined(self, epoch: int) -> bool:
         """True of an epoch in which all clean points take part."""
         return bool(self.joined_epochs) and epoch >= self.epochs - self.joined_epochs
+
+    def is_plain(self, epoch: int) -> bool:
+        """True of an epoch in which images are not augmented by g_A."""
+        return bool(self.plain_epochs) and epoch >= self.epochs - self.plain_epochs
 
     @property
     def num_steps(self) -> int:
