@@ -5,8 +5,9 @@
 1,797 scans; a quarter is the test set, 60 of the rest are the clean validation set, six
 or so of each digit. The train set is distorted: digits 5 to 9 are ten times rarer than
 0 to 4 (IR 10), which leaves about 710 points, and 10 % of the labels are redrawn (NR
-0.1). The clean points join the train set in the last epochs of methods that learn; the
-paper's protocol is `--config.task.joined_epochs=0`.
+0.1). The clean points join the train set in the last epochs of methods that learn,
+those of rare classes more often, and where a class has more than ten of them, the
+others do so in all epochs. The paper's protocol is `--config.task.joined_epochs=0`.
 """
 
 from autodo_jax.config import apply_method, default_config

@@ -68,6 +68,11 @@ def _what_saw_the_clean_set(
             f" In its last {result['joined_epochs']} epochs the network learns from "
             "the validation set too, whose error is then too low."
         )
+    if "plain_epochs" in result:
+        text += (
+            f" In its last {result['plain_epochs']} epochs the learned augmentation "
+            "is off."
+        )
     if "num_early" in result:
         text += (
             f" It learns from {result['num_early']} of the {result['num_val']} "

@@ -1,14 +1,22 @@
-"""Clean points that theta learns from, too: which, and how often.
+"""Clean points that theta learns from, too: which, how often, and with which Lambda.
 
 In the last epochs it learns from all of them. Where each class has more of them than
 the outer loss needs, the others are train points in all epochs.
 """
 
+from collections.abc import Callable
+
+import chex
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from autodo_jax import config as config_lib
+from autodo_jax.data.batches.batch import Batch
+from autodo_jax.objective import Rows
 from autodo_jax.train import guard
+
+StartRows = Callable[[chex.Array], Rows]  # labels [B] -> Lambda's start
 
 # Clean points of each class that are kept for the outer loss before the last epochs.
 MIN_OUTER = 10
@@ -61,3 +69,35 @@ def copies(
     # The class with the most points for its share sets the number of all.
     times = np.round(ratio.max() + 1 - ratio)
     return np.clip(times, 1, MAX_COPIES).astype(int)[clean_labels]
+
+
+def start_of_clean_points(
+    start_rows: StartRows, num_train: int, rows: Rows, batch: Batch
+) -> Rows:
+    """Gives clean points, those from `num_train` on, the rows of Lambda's start."""
+    is_clean = batch.index >= num_train
+
+    def chosen(start: chex.Array, row: chex.Array) -> chex.Array:
+        if len(row) != len(is_clean):  # A single row is shared by all points.
+            return row
+        return jnp.where(jnp.expand_dims(is_clean, range(1, row.ndim)), start, row)
+
+    start = start_rows(batch.label)
+    return {name: chosen(start[name], row) for name, row in rows.items()}
+
+
+def decide_labels(start_rows: StartRows, rows: Rows, batch: Batch) -> Rows:
+    """Puts labels that still are for the given class back to Lambda's start.
+
+    How much they moved short of that fits the few clean points of the outer loss.
+    """
+    if "label" not in rows:
+        return rows
+    start, learned = start_rows(batch.label)["label"], rows["label"]
+    is_given = start.argmax(-1, keepdims=True) == learned.argmax(-1, keepdims=True)
+    return {**rows, "label": jnp.where(is_given, start, learned)}
+
+
+def without_augmentation(rows: Rows) -> Rows:
+    """Returns the rows without those of g_A, whose images it leaves as they are."""
+    return {k: row for k, row in rows.items() if k not in ("gate", "magnitude")}

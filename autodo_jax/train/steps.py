@@ -26,13 +26,11 @@ from autodo_jax._typing import (
 )
 from autodo_jax.data.batches.batch import Batch, Points, take
 from autodo_jax.distributed import AXIS, REPLICATED
-from autodo_jax.implicit import solvers, value_and_hypergrad
+from autodo_jax.implicit import value_and_hypergrad
 from autodo_jax.objective import Objective, Rows, split_theta
+from autodo_jax.train import joined
+from autodo_jax.train.solver import create_solver, diverges
 from autodo_jax.train.state import Optimizers, TrainState
-
-# Power iterations for lambda_max. Where theta is all parameters and lambda_max is
-# only logged, a product is expensive and a rough value will do.
-_EIGENVALUE_STEPS, _ROUGH_EIGENVALUE_STEPS = 10, 2
 
 ChangeRows = Callable[[Rows, Batch], Rows]  # of Lambda, before a task step uses them
 
@@ -97,18 +95,18 @@ def compile(
             **formats(2),
         )
 
-    early = functools.partial(_of_start, start_rows, num_train)
+    early = functools.partial(joined.start_of_clean_points, start_rows, num_train)
 
-    def joined(rows: Rows, batch: Batch) -> Rows:
-        return _with_decided_labels(start_rows, early(rows, batch), batch)
+    def last(rows: Rows, batch: Batch) -> Rows:
+        return joined.decide_labels(start_rows, early(rows, batch), batch)
 
     def plain(rows: Rows, batch: Batch) -> Rows:
-        return _without_augmentation(joined(rows, batch))
+        return joined.without_augmentation(last(rows, batch))
 
     return Steps(
         task=task_step(lambda rows, batch: rows),
         early=task_step(early),
-        joined=task_step(joined),
+        joined=task_step(last),
         plain=task_step(plain),
         hyper=spmd(
             scan_steps(create_hyper_step(objective, optimizers, hyper)),
@@ -133,53 +131,6 @@ def compile(
             out_specs=REPLICATED,
         ),
     )
-
-
-class HeadSolve(NamedTuple):
-    """Report of the linear solve of a hyper step."""
-
-    lambda_max: chex.Array  # largest eigenvalue of the Hessian in theta
-    step_size: chex.Array  # of the Neumann series; 0 for other solvers
-    diverged: chex.Array  # bool: the Neumann series did; x is its first term
-
-
-def _diverges(residual_norm: chex.Array) -> chex.Array:
-    """True of a residual above that of x = 0, or one that is not finite.
-
-    A convergent Neumann series never ends with such a residual, but for rounding.
-    """
-    return ~(residual_norm <= 1 + 1e-3)
-
-
-def create_solver(hyper: ml_collections.ConfigDict) -> solvers.Solver:
-    """Returns the configured solver, which also reports a `HeadSolve`."""
-    num_steps = _EIGENVALUE_STEPS
-    if hyper.auto_step_size:
-        num_steps = solvers.AUTO_NUM_STEPS
-    elif hyper.theta == "all":
-        num_steps = _ROUGH_EIGENVALUE_STEPS
-
-    def solve(matvec: solvers.Matvec, b: PyTree) -> tuple[PyTree, HeadSolve]:
-        lambda_max = solvers.largest_eigenvalue(matvec, b, num_steps=num_steps)
-        step_size, diverged = jnp.zeros(()), jnp.zeros((), bool)
-        if hyper.solver == "conjugate_gradient":
-            x, _ = solvers.conjugate_gradient(hyper.num_terms)(matvec, b)
-        elif hyper.solver == "identity":
-            x = solvers.identity()(matvec, b)
-        else:
-            step_size = jnp.asarray(hyper.step_size)
-            if hyper.auto_step_size:
-                step_size = solvers.auto_step_size(lambda_max)
-            x = solvers.neumann(hyper.num_terms, step_size)(matvec, b)
-            if hyper.on_divergence == "first_term":
-                residual, norm = optax.tree.sub(matvec(x), b), optax.tree.norm(b)
-                diverged = _diverges(optax.tree.norm(residual) / norm) & (norm > 0)
-                x = jax.tree.map(
-                    lambda x, b: jnp.where(diverged, step_size * b, x), x, b
-                )
-        return x, HeadSolve(lambda_max, step_size, diverged)
-
-    return solve
 
 
 def point_keys(key: chex.PRNGKey, step: chex.Array, index: chex.Array) -> chex.PRNGKey:
@@ -220,39 +171,6 @@ def scan_steps(step: Callable) -> Callable:
         return jax.lax.scan(one, state, [p.index for p in points])
 
     return steps
-
-
-def _of_start(
-    start_rows: Callable[[chex.Array], Rows], num_train: int, rows: Rows, batch: Batch
-) -> Rows:
-    """Gives clean points, those from `num_train` on, the rows of Lambda's start."""
-    is_clean = batch.index >= num_train
-
-    def chosen(start: chex.Array, row: chex.Array) -> chex.Array:
-        if len(row) != len(is_clean):  # A single row is shared by all points.
-            return row
-        return jnp.where(jnp.expand_dims(is_clean, range(1, row.ndim)), start, row)
-
-    start = start_rows(batch.label)
-    return {name: chosen(start[name], row) for name, row in rows.items()}
-
-
-def _with_decided_labels(
-    start_rows: Callable[[chex.Array], Rows], rows: Rows, batch: Batch
-) -> Rows:
-    """Puts labels that still are for the given class back to Lambda's start.
-
-    How much they moved short of that fits the few clean points of the outer loss.
-    """
-    if "label" not in rows:
-        return rows
-    start, learned = start_rows(batch.label)["label"], rows["label"]
-    is_given = start.argmax(-1, keepdims=True) == learned.argmax(-1, keepdims=True)
-    return {**rows, "label": jnp.where(is_given, start, learned)}
-
-
-def _without_augmentation(rows: Rows) -> Rows:
-    return {k: row for k, row in rows.items() if k not in ("gate", "magnitude")}
 
 
 def create_task_step(
@@ -351,7 +269,7 @@ def create_hyper_step(
         solve = info.solver_info
         diverged = solve.diverged
         if hyper.solver == "neumann" and hyper.on_divergence == "stop":
-            diverged = _diverges(info.residual_norm)
+            diverged = diverges(info.residual_norm)
         state = state._replace(
             tables=tables, hyper_optimizer_state=hyper_optimizer_state
         )

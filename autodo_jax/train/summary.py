@@ -193,6 +193,8 @@ def summarize(
     }
     if setup.plan.joined_epochs:
         result["joined_epochs"] = setup.plan.joined_epochs
+    if setup.plan.plain_epochs:
+        result["plain_epochs"] = setup.plan.plain_epochs
     if setup.plan.early_points is not None:
         is_early = joined.early(config, data.splits.validation.labels)
         result["num_early"] = int(is_early.sum())
