@@ -72,6 +72,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
             "learn nothing with <config.hyper.frozen=True>",
         )
     _check_guard(config)
+    _check_joined(config)
 
 
 def method_of(config: ml_collections.ConfigDict) -> str | None:
@@ -255,29 +256,33 @@ def _check_head(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_guard(config: ml_collections.ConfigDict) -> None:
-    """Refuses a guard without a clean set of its own, and phases that do not fit."""
-    joined, share = config.task.joined_epochs, config.task.joined_share
-    guard = config.guard
-    for name, value in (
-        ("task.joined_epochs", joined >= 1 and joined),
-        ("guard.folds", guard.folds),
-    ):
-        if value and config.data.outer_set != "validation":
-            _refuse(name, value, f"0 with data.outer_set={config.data.outer_set}")
-    learns = has_hyperparams(config.hyper) and not config.hyper.frozen
+    """Refuses a guard without a clean set of its own, and one that does not fit."""
+    guard, outer_set = config.guard, config.data.outer_set
+    if guard.folds and outer_set != "validation":
+        _refuse("guard.folds", guard.folds, f"0 with data.outer_set={outer_set}")
     if is_solved(config):
-        if share:
-            _refuse("task.joined_share", share, "0 of a head that is solved")
         return
     if guard.patience:
         _refuse("guard.patience", guard.patience, "0 of a network that is not solved")
     if guard.folds and not joined_epochs(config):
         expected = "0 without task.joined_epochs, which use the Lambda that it chooses"
         _refuse("guard.folds", guard.folds, expected)
-    if joined and config.data.train_on != "train":
-        _refuse("task.joined_epochs", joined, f"0 of {config.method}")
-    if share and config.data.train_on != "train":
-        _refuse("task.joined_share", share, f"0 of {config.method}")
+
+
+def _check_joined(config: ml_collections.ConfigDict) -> None:
+    """Refuses epochs in which clean points join that do not fit."""
+    joined, outer_set = config.task.joined_epochs, config.data.outer_set
+    if joined >= 1 and outer_set != "validation":
+        _refuse("task.joined_epochs", joined, f"0 with data.outer_set={outer_set}")
+    if is_solved(config):
+        for name, usual in (("task.joined_share", 0), ("task.joined_copies", 1)):
+            if get(config, name) != usual:
+                _refuse(name, get(config, name), f"{usual} of a head that is solved")
+        return
+    for name in ("task.joined_epochs", "task.joined_share"):
+        if get(config, name) and config.data.train_on != "train":
+            _refuse(name, get(config, name), f"0 of {config.method}")
+    learns = has_hyperparams(config.hyper) and not config.hyper.frozen
     first = config.hyper.start_epoch if learns else 0
     if joined and first + joined_epochs(config) >= config.epochs:
         _refuse("task.joined_epochs", joined, f"less than {config.epochs - first}")

@@ -238,3 +238,16 @@ def test_what_does_not_fit_is_refused(fields, expected):
         config[section][field] = value
     with pytest.raises(ConfigError, match=expected):
         config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("joined_share", 0.5), ("joined_copies", 2)]
+)
+def test_a_solved_head_has_no_share_and_no_copies(field, value):
+    config = config_lib.default_config()
+    config_lib.use_features(config)
+    config.data.source = "embeddings"
+    config_lib.validate(config)
+    config.task[field] = value
+    with pytest.raises(ConfigError, match="of a head that is solved"):
+        config_lib.validate(config)
