@@ -6,8 +6,8 @@
 or so of each digit. The train set is distorted: digits 5 to 9 are ten times rarer than
 0 to 4 (IR 10), which leaves about 710 points, and 10 % of the labels are redrawn (NR
 0.1). The clean points join the train set in the last epochs of methods that learn,
-those of rare classes more often, and where a class has more than ten of them, the
-others do so in all epochs. The paper's protocol is `--config.task.joined_epochs=0`.
+those of rare classes more often. The paper's protocol is
+`--config.task.joined_epochs=0`.
 """
 
 from autodo_jax.config import apply_method, default_config
@@ -35,5 +35,5 @@ def get_config(method: str = ""):
 
     config.hyper.start_epoch = 30
     config.task.joined_copies, config.task.plain_share = 0, 1 / 3
-    apply_method(config, method, joined_epochs=2 / 3, joined_share=3 / 4)
+    apply_method(config, method, joined_epochs=2 / 3)
     return config

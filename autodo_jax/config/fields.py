@@ -177,8 +177,8 @@ def _task() -> ml_collections.ConfigDict:
     # (App. A). A solved head learns from it in its last solve, if this is not 0.
     task.joined_epochs = 0.0
     # With joined epochs, the largest share of the clean set that theta learns from in
-    # all epochs; the outer loss is taken on the rest, at least ten points of each
-    # class. Not of solved heads.
+    # all epochs; the outer loss is taken on the rest, at least 50 points of each class.
+    # Not of solved heads.
     task.joined_share = 0.0
     # How often a clean point that has joined is drawn for each time of a train point;
     # 0: those of rarer classes more often, up to four times.

@@ -19,7 +19,7 @@ from autodo_jax.train import guard
 StartRows = Callable[[chex.Array], Rows]  # labels [B] -> Lambda's start
 
 # Clean points of each class that are kept for the outer loss before the last epochs.
-MIN_OUTER = 10
+MIN_OUTER = 50
 # Times that a point of a rare class is drawn at most, to make up for its class.
 MAX_COPIES = 4
 
