@@ -174,7 +174,8 @@ def _task() -> ml_collections.ConfigDict:
     task.prior_variance = 0.0
     # Last epochs in which theta also learns from the clean set, with Lambda still: a
     # share of those from hyper.start_epoch on if below 1, else their number; 0: never
-    # (App. A). A solved head learns from it in its last solve, if this is not 0.
+    # (App. A). In them a learned label counts only where it is for another class than
+    # the given one. A solved head learns from it in its last solve, if this is not 0.
     task.joined_epochs = 0.0
     # With joined epochs, the largest share of the clean set that theta learns from in
     # all epochs; the outer loss is taken on the rest, at least 50 points of each class.
