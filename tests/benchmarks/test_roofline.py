@@ -68,9 +68,11 @@ def test_rows_of_gpus_get_the_flops_of_the_step_for_tpus():
         {**row, "chips": 1, "error": "out of memory"},
         {**row, "chips": 8, "flops": 1e12},
         {**row, "chips": 2, "flops": None},
+        {**row, "chips": 2, "flops": None, "step": "hyper"},
     ]
-    assert roofline.with_flops(rows)[:2] == rows[:2]
-    assert roofline.with_flops(rows)[2]["flops"] == 4e12
+    found = roofline.with_flops(rows)
+    assert found[:2] == rows[:2] and found[2]["flops"] == 4e12
+    assert found[3]["flops"] is None
 
 
 def test_tables_are_those_of_the_programs():

@@ -23,7 +23,7 @@ def configuration(method="autodo", *, frozen=False, seed=0, noise_ratio=0.1):
 def write_run(folder, method="autodo", *, frozen=False, seed=0, epochs=EPOCHS, **given):
     """Writes the files of a run, finished where all epochs are done.
 
-    Further arguments: noise_ratio, channels, class_names, test_error, num_test.
+    Further arguments: noise_ratio, channels, class_names, test_error, num_test, phases.
     """
     config = configuration(
         method, frozen=frozen, seed=seed, noise_ratio=given.get("noise_ratio", 0.1)
@@ -72,6 +72,7 @@ def write_results(
     class_names=CLASSES,
     test_error=12.5,
     num_test=NUM_TEST,
+    phases=(),
 ):
     rng = np.random.default_rng(0)
     size = len(class_names)
@@ -95,6 +96,7 @@ def write_results(
         "best_val_epoch": 5,
         "seconds": 9.0,
     }
+    result |= dict(phases)
     if noise_ratio:
         result["noise_auroc"] = 0.875
     uses = config.hyper

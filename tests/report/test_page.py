@@ -177,6 +177,8 @@ def test_the_data_come_with_what_is_surely_wrong_first(tmp_path):
         ({"frozen": True}, "suspects", "each with draws of the augmentation."),
         ({"num_test": 0}, "confusion", "No test set."),
         ({"num_test": 0}, "summary", "test error -"),
+        ({"phases": (("joined_epochs", 4),)}, "summary", "last 4 epochs the network"),
+        ({"phases": (("plain_epochs", 2),)}, "summary", "last 2 epochs the learned"),
         ({"epochs": 3}, "summary", "epochs 3 of 6"),
         ({"epochs": 3}, "", "not finished: 3 of 6 epochs are done"),
         ({"epochs": 3}, "suspects", "has not finished yet"),

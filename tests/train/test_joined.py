@@ -1,5 +1,6 @@
 """The last epochs, in which clean points join and Lambda is still."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,7 +10,8 @@ import pytest
 
 from autodo_jax import config as config_lib
 from autodo_jax.errors import ConfigError
-from autodo_jax.train import joined, snapshot
+from autodo_jax.train import joined, loop, snapshot
+from autodo_jax.train.run_log import RunLog
 from configs import digits
 from tests.train.prepared import prepare, run, tiny_config
 
@@ -144,8 +146,8 @@ def test_without_joined_epochs_no_clean_point_joins():
 @pytest.mark.parametrize(
     ("num_train", "num_clean", "expected"),
     [
-        # As frequent as the clean points of the class, within the bounds: (300 - 100
-        # + 100) / 100 = 3, (300 - 0 + 100) / 100 = 4, and half of the first class.
+        # Points a class, with the copies: 400 each; as the clean ones, up to four
+        # copies: 700, 500, 350 for 700, 700, 350; and so on.
         ((300, 100, 0), (100, 100, 100), (1, 3, 4)),
         ((300, 100, 300), (100, 100, 50), (4, 4, 1)),
         ((90, 90), (45, 45), (1, 1)),
@@ -186,6 +188,32 @@ def test_images_are_plain_in_the_last_of_the_joined_epochs():
     )
     assert plain == pytest.approx(of_closed, rel=1e-5)
     assert abs(plain - augmented) > 1e-3
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+@pytest.mark.usefixtures("few_are_kept")
+def test_epochs_take_their_steps(share):
+    config = joined_config("autodo_a", epochs=6)
+    config.data.validation_size, config.task.joined_share = 200, share
+    config.task.joined_epochs, config.task.plain_share = 4, 0.5
+    setup, state = prepare(config)
+    taken = []
+
+    def recorded(name):
+        def step(state, *_):
+            taken.append(name)
+            return state, {"train_loss": jnp.zeros(())}
+
+        return step
+
+    names = ("task", "early", "joined", "plain")
+    steps = setup.steps._replace(**{name: recorded(name) for name in names})
+    setup = dataclasses.replace(setup, steps=steps)
+    for epoch in (0, 2, 4):
+        log = RunLog(records=[{}] * epoch)
+        loop._run_phase(setup, state, log, "task", lambda *_: None, None)
+    first = "early" if share else "task"
+    assert list(dict.fromkeys(taken)) == [first, "joined", "plain"]
 
 
 @pytest.mark.usefixtures("few_are_kept")
