@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from autodo_jax import losses
 from autodo_jax._typing import PyTree
@@ -57,6 +58,9 @@ class Objective:
         `standard`'s crops; 0: none.
       symmetric_kl: the loss to soft labels; else KL(y^S || p).
       weight_decay: of the task optimizer, part of L_t.
+      adjustment: added to the logits of train points in L_t, [C] (Menon et al., 2021,
+        arXiv:2007.07314); (): none.
+      num_train: N; points from N on, clean ones that have joined, are not adjusted.
     """
 
     model: nn.Module
@@ -68,6 +72,8 @@ class Objective:
     crop_size: int
     symmetric_kl: bool
     weight_decay: float
+    adjustment: tuple[float, ...] = ()
+    num_train: int = 0
 
     def task_loss(
         self,
@@ -87,6 +93,7 @@ class Objective:
             train=True,
             mutable=["batch_stats"],
         )
+        logits = self._adjusted(logits, batch.index)
         loss = jnp.mean(self.point_losses(logits, batch.label, rows))
         return loss, updated.get("batch_stats", {})
 
@@ -102,6 +109,7 @@ class Objective:
         """L_t of Eq. 5 (lines 15, 16, 18) in theta, weight decay included."""
         images = self.inputs(rows, batch.image, keys)
         logits = self._logits({**others, **theta}, batch_stats, images)
+        logits = self._adjusted(logits, batch.index)
         loss = jnp.mean(self.point_losses(logits, batch.label, rows))
         return loss + losses.l2_penalty(theta, self.weight_decay)
 
@@ -185,6 +193,13 @@ class Objective:
             values = hyperparams.loss_weights(rows["weight"]) * values
         return values
 
+    def _adjusted(self, logits: chex.Array, index: chex.Array) -> chex.Array:
+        if not self.adjustment:
+            return logits
+        is_train = jnp.expand_dims(index < self.num_train, -1)
+        added = jnp.array([self.adjustment], logits.dtype)
+        return logits + jnp.where(is_train, added, 0)
+
     def _logits(
         self, params: PyTree, batch_stats: PyTree, images: chex.Array
     ) -> chex.Array:
@@ -192,8 +207,13 @@ class Objective:
         return self.model.apply(variables, images, train=False)
 
 
-def create(config: ml_collections.ConfigDict, model: nn.Module) -> Objective:
-    """Returns the losses of a validated configuration."""
+def create(
+    config: ml_collections.ConfigDict,
+    model: nn.Module,
+    adjustment: tuple[float, ...] = (),
+    num_train: int = 0,
+) -> Objective:
+    """Returns the losses of a validated configuration; see `Objective`."""
     augment, mean = config.augment, tuple(config.data.mean)
     return Objective(
         model=model,
@@ -222,7 +242,35 @@ def create(config: ml_collections.ConfigDict, model: nn.Module) -> Objective:
         crop_size=augment.crop_size,
         symmetric_kl=config.hyper.symmetric_kl,
         weight_decay=config.task.weight_decay,
+        adjustment=adjustment,
+        num_train=num_train,
     )
+
+
+def logit_adjustment(
+    strength: float, labels: np.ndarray, clean_labels: np.ndarray, num_classes: int
+) -> tuple[float, ...]:
+    """Returns what makes theta blind to how often the train set has each class, [C].
+
+    It is `strength * log(share of train labels / share of clean labels)`, each class
+    counted one point more. Without it, theta calls points of classes that are rarer
+    than in the clean set another class too often.
+
+    Args:
+      strength: tau of Menon et al. (2021); 0: none, and the result is ().
+      labels: as given, of the train points, [N].
+      clean_labels: of the clean points, [M].
+      num_classes: C.
+    """
+    if not strength:
+        return ()
+    train, clean = (
+        (counts + 1) / (counts.sum() + num_classes)
+        for counts in (
+            np.bincount(each, minlength=num_classes) for each in (labels, clean_labels)
+        )
+    )
+    return tuple((strength * np.log(train / clean)).tolist())
 
 
 def _to_float(images: chex.Array) -> chex.Array:

@@ -126,7 +126,8 @@ def train(config: ml_collections.ConfigDict, known: dict[str, Steps]) -> dict[st
         for name, value in config_lib.to_fields(config).items()
         if name not in _POINTS
     }
-    key = json.dumps([fields, setup.plan.num_points["train"]])
+    adjustment = setup.objective.adjustment  # It differs between seeds.
+    key = json.dumps([fields, setup.plan.num_points["train"], adjustment])
     if key not in known and len(known) >= MAX_PROGRAMS:
         known.clear()
         jax.clear_caches()

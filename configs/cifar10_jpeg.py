@@ -34,7 +34,13 @@ def get_config(method: str = ""):
     config.model.widths = (16, 32, 32)
     config.hyper.start_epoch = 10
     config.task.joined_copies = 8
-    apply_method(config, method, joined_epochs=1 / 3, joined_share=3 / 4)
+    apply_method(
+        config,
+        method,
+        joined_epochs=1 / 3,
+        joined_share=3 / 4,
+        logit_adjustment=1.0,
+    )
     if config.method == "autodo":  # g_A would make it underfit more.
         config.hyper.augment = config.augment.policy = "none"
         config.augment.num_ops = 0

@@ -4,6 +4,7 @@ The references know nothing of `autodo_jax.implicit`: dense Hessian and mixed de
 of the loss, and for weights and soft labels formulas of softmax regression in numpy.
 """
 
+import dataclasses
 import functools
 import re
 from typing import Any
@@ -267,3 +268,49 @@ def test_one_encoder_pass_a_batch_whatever_the_number_of_products(x64, monkeypat
     # A validation and a train pass; with A one more, backward to the images.
     assert num_convolutions(problem_of(**SUB_MODELS["W"])) == 2 * stages
     assert num_convolutions(problem_of(**SUB_MODELS["A"])) == 3 * stages
+
+
+def test_the_adjustment_is_the_log_of_the_shares():
+    """Counts of 8, 2 and 0 train labels and of 2, 2 and 2 clean ones, each one more."""
+    labels, clean = np.repeat([0, 1], [8, 2]), np.repeat([0, 1, 2], 2)
+    ratio = np.array([9, 3, 1]) / 13 / (3 / 9)
+    for strength in (1.0, 0.5):
+        found = objective.logit_adjustment(strength, labels, clean, NUM_CLASSES)
+        np.testing.assert_allclose(found, strength * np.log(ratio))
+    assert objective.logit_adjustment(0.0, labels, clean, NUM_CLASSES) == ()
+
+
+def test_logits_of_train_points_are_adjusted_in_the_inner_loss_alone(x64):
+    """The last two points are clean ones that have joined."""
+    problem = problem_of()
+    adjustment = (0.5, -1.5, 0.25)
+    adjusted = dataclasses.replace(
+        problem.loss, adjustment=adjustment, num_train=POINTS - 2
+    )
+    _, probability = softmax_regression(problem)
+    expected = np.log(probability)
+    expected[: POINTS - 2] += adjustment
+    expected = scipy.special.log_softmax(expected, axis=1)
+    others, stats, batch, keys = problem.inner_args
+    cross_entropy = -expected[np.arange(POINTS), batch.label].mean()
+    penalty = (
+        WEIGHT_DECAY / 2 * sum((x**2).sum() for x in jax.tree.leaves(problem.theta))
+    )
+    found = jax.jit(adjusted.inner_loss)(problem.theta, {}, *problem.inner_args)
+    np.testing.assert_allclose(found, cross_entropy + penalty)
+    outer = [
+        jax.jit(loss.outer_loss)(problem.theta, {}, *problem.outer_args)
+        for loss in (adjusted, problem.loss)
+    ]
+    assert outer[0] == outer[1]
+    params = {**others, **problem.theta}
+    task = [
+        jax.jit(loss.task_loss)(params, stats, {}, batch._replace(index=index), keys)[0]
+        for loss, index in (
+            (adjusted, batch.index),
+            (adjusted, batch.index + POINTS),  # all have joined
+            (problem.loss, batch.index),
+        )
+    ]
+    assert abs(task[0] - task[2]) > 1e-3
+    assert task[1] == task[2]

@@ -187,6 +187,11 @@ def _task() -> ml_collections.ConfigDict:
     # Share of the joined epochs, their last, in which g_A changes no image, so that
     # theta ends with images as it will meet them (He et al., 2019, arXiv:1909.09148).
     task.plain_share = 0.0
+    # With joined epochs, tau: L_t adds tau log(share of train labels / share of clean
+    # labels) of each class to the logits of train points, in all epochs, so that theta
+    # classifies as if the classes were as frequent as in the clean set (Menon et al.,
+    # 2021, arXiv:2007.07314). 0: nothing. Not of solved heads.
+    task.logit_adjustment = 0.0
     return task
 
 

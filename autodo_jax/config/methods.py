@@ -45,7 +45,12 @@ METHODS = {
 
 
 # Fields whose values a configuration may choose by the method.
-CHOSEN_BY_METHOD = ("augment.num_ops", "task.joined_epochs", "task.joined_share")
+CHOSEN_BY_METHOD = (
+    "augment.num_ops",
+    "task.joined_epochs",
+    "task.joined_share",
+    "task.logit_adjustment",
+)
 
 RIVALS = ("clean_only", "joined")  # methods that only learn from the clean set too
 
@@ -60,6 +65,7 @@ def apply_method(
     num_ops: Mapping[str, int] | None = None,
     joined_epochs: float | None = None,
     joined_share: float | None = None,
+    logit_adjustment: float | None = None,
 ) -> None:
     """Sets the fields of a row of the paper's tables; None or "": `autodo`.
 
@@ -70,6 +76,7 @@ def apply_method(
       joined_epochs: `task.joined_epochs` of methods that have Lambda, 0 for others;
         None: as it is.
       joined_share: `task.joined_share`, likewise.
+      logit_adjustment: `task.logit_adjustment`, likewise.
 
     Raises:
       ConfigError: an unknown method.
@@ -87,10 +94,13 @@ def apply_method(
         config.augment.policy, 0
     )
     learns = has_hyperparams(METHODS[method])
-    if joined_epochs is not None:
-        config.task.joined_epochs = joined_epochs if learns else 0.0
-    if joined_share is not None:
-        config.task.joined_share = joined_share if learns else 0.0
+    for field, value in (
+        ("joined_epochs", joined_epochs),
+        ("joined_share", joined_share),
+        ("logit_adjustment", logit_adjustment),
+    ):
+        if value is not None:
+            config.task[field] = value if learns else 0.0
 
 
 def has_hyperparams(hyper: ml_collections.ConfigDict | Method) -> bool:

@@ -142,6 +142,7 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     ),
     "task.joined_copies": _AT_LEAST_0,
     "task.plain_share": _SHARE,
+    "task.logit_adjustment": _AT_LEAST_0,
     "task.joined_share": (lambda v: 0 <= v < 1, "a share in [0, 1)"),
     "hyper.start_epoch": _AT_LEAST_0,
     "hyper.learning_rate": _POSITIVE,
@@ -275,11 +276,15 @@ def _check_joined(config: ml_collections.ConfigDict) -> None:
     if joined >= 1 and outer_set != "validation":
         _refuse("task.joined_epochs", joined, f"0 with data.outer_set={outer_set}")
     if is_solved(config):
-        for name, usual in (("task.joined_share", 0), ("task.joined_copies", 1)):
+        for name, usual in (
+            ("task.joined_share", 0),
+            ("task.joined_copies", 1),
+            ("task.logit_adjustment", 0),
+        ):
             if get(config, name) != usual:
                 _refuse(name, get(config, name), f"{usual} of a head that is solved")
         return
-    for name in ("task.joined_epochs", "task.joined_share"):
+    for name in ("task.joined_epochs", "task.joined_share", "task.logit_adjustment"):
         if get(config, name) and config.data.train_on != "train":
             _refuse(name, get(config, name), f"0 of {config.method}")
     learns = has_hyperparams(config.hyper) and not config.hyper.frozen

@@ -109,11 +109,17 @@ def prepare(
     plan = _plan(config, data, num_devices)
     if model is None:
         model = models.create(config.model, data.num_classes, AXIS)
-    losses = objective.create(config, model)
+    train, clean_labels = data.splits.train, data.splits.validation.labels
+    adjustment = objective.logit_adjustment(
+        config.task.logit_adjustment if plan.joined_epochs else 0.0,
+        train.labels,
+        clean_labels,
+        data.num_classes,
+    )
+    losses = objective.create(config, model, adjustment, len(train.labels))
     optimizers = create_optimizers(config, plan.num_steps)
     init_key, *keys = jax.random.split(jax.random.key(config.seed), 3)
     task_key, hyper_key = distributed.place(mesh, keys)
-    train, clean_labels = data.splits.train, data.splits.validation.labels
     images = jax.ShapeDtypeStruct((1, *train.images.shape[1:]), np.uint8)
     create = functools.partial(
         create_state,

@@ -61,10 +61,12 @@ def finish(
     }
     points = setup.data.splits.train
     log_p = _train_log_probabilities(setup, state)
-    train = of_log_probabilities(log_p, points.labels)
     noise = label_noise.estimate(
         log_p, points.labels, *_unseen_clean_points(setup, state)
     )
+    if setup.objective.adjustment:  # Train points have classes of the train set.
+        log_p = scipy.special.log_softmax(log_p + setup.objective.adjustment, axis=1)
+    train = of_log_probabilities(log_p, points.labels)
     embeddings = None
     if config.save_embeddings:
         embeddings = _embeddings(setup, state)[:num_train]

@@ -10,7 +10,7 @@ import pytest
 
 from autodo_jax import config as config_lib
 from autodo_jax.errors import ConfigError
-from autodo_jax.train import joined, loop, snapshot
+from autodo_jax.train import evaluate, joined, loop, snapshot
 from autodo_jax.train.run_log import RunLog
 from configs import digits
 from tests.train.prepared import prepare, run, tiny_config
@@ -266,6 +266,7 @@ def test_a_share_is_of_none_without_a_clean_set(outer_set, expected):
         ({"task.joined_share": 1.0}, r"a share in \[0, 1\)"),
         ({"task.plain_share": 1.5}, r"a share in \[0, 1\]"),
         ({"task.joined_copies": -1}, ">= 0"),
+        ({"task.logit_adjustment": -0.5}, ">= 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(fields, expected):
@@ -278,9 +279,10 @@ def test_what_does_not_fit_is_refused(fields, expected):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("joined_share", 0.5), ("joined_copies", 2)]
+    ("field", "value"),
+    [("joined_share", 0.5), ("joined_copies", 2), ("logit_adjustment", 1.0)],
 )
-def test_a_solved_head_has_no_share_and_no_copies(field, value):
+def test_a_solved_head_has_none_of_them(field, value):
     config = config_lib.default_config()
     config_lib.use_features(config)
     config.data.source = "embeddings"
@@ -288,3 +290,42 @@ def test_a_solved_head_has_no_share_and_no_copies(field, value):
     config.task[field] = value
     with pytest.raises(ConfigError, match="of a head that is solved"):
         config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "strength", "expected"), [(1, 1.0, True), (0, 1.0, False)]
+)
+def test_logits_are_adjusted_with_joined_epochs(epochs, strength, expected):
+    """`task.joined_epochs=0` alone is the paper's protocol."""
+    config = joined_config()
+    config.task.joined_epochs, config.task.logit_adjustment = epochs, strength
+    config.data.imbalance_ratio = 5.0
+    setup, _ = prepare(config)
+    adjustment = np.array(setup.objective.adjustment)
+    assert bool(len(adjustment)) == expected
+    if expected:
+        assert setup.objective.num_train == len(setup.data.splits.train.labels)
+        counts = np.bincount(setup.data.splits.train.labels)
+        rare = counts < counts.mean()
+        assert (adjustment[rare] < 0).all() and (adjustment[~rare] > 0).all()
+
+
+def test_train_points_have_the_probabilities_of_their_own_classes(tmp_path):
+    """Those of the network by Bayes' rule, with the shares of the train labels."""
+    config = joined_config()
+    config.task.logit_adjustment, config.data.imbalance_ratio = 1.0, 5.0
+    finished = loop.run(*prepare(config), tmp_path)
+    setup, labels = finished.setup, finished.setup.data.splits.train.labels
+    balanced = np.exp(
+        evaluate.log_probabilities(setup, finished.state, "train"), dtype=np.float64
+    )
+    clean = np.bincount(setup.data.splits.validation.labels) + 1
+    expected = balanced * (np.bincount(labels) + 1) / clean
+    expected /= expected.sum(axis=1, keepdims=True)
+    found = np.load(tmp_path / "probabilities.npy")
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert np.abs(found - balanced).max() > 0.01
+    of_label = expected[np.arange(len(labels)), labels]
+    np.testing.assert_allclose(finished.report.noise_score, 1 - of_label, atol=1e-5)
+    suggested = np.array(finished.report.suggested_label, int)
+    np.testing.assert_array_equal(suggested, expected.argmax(axis=1))
