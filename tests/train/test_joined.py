@@ -292,13 +292,11 @@ def test_a_solved_head_has_none_of_them(field, value):
         config_lib.validate(config)
 
 
-@pytest.mark.parametrize(
-    ("epochs", "strength", "expected"), [(1, 1.0, True), (0, 1.0, False)]
-)
-def test_logits_are_adjusted_with_joined_epochs(epochs, strength, expected):
+@pytest.mark.parametrize(("epochs", "expected"), [(1, True), (0, False)])
+def test_logits_are_adjusted_with_joined_epochs(epochs, expected):
     """`task.joined_epochs=0` alone is the paper's protocol."""
     config = joined_config()
-    config.task.joined_epochs, config.task.logit_adjustment = epochs, strength
+    config.task.joined_epochs, config.task.logit_adjustment = epochs, 1.0
     config.data.imbalance_ratio = 5.0
     setup, _ = prepare(config)
     adjustment = np.array(setup.objective.adjustment)
@@ -314,8 +312,9 @@ def test_train_points_have_the_probabilities_of_their_own_classes(tmp_path):
     """Those of the network by Bayes' rule, with the shares of the train labels."""
     config = joined_config()
     config.task.logit_adjustment, config.data.imbalance_ratio = 1.0, 5.0
-    finished = loop.run(*prepare(config), tmp_path)
-    setup, labels = finished.setup, finished.setup.data.splits.train.labels
+    setup, state = prepare(config)
+    finished = loop.run(setup, state, tmp_path)
+    labels = setup.data.splits.train.labels
     balanced = np.exp(
         evaluate.log_probabilities(setup, finished.state, "train"), dtype=np.float64
     )
