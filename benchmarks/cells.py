@@ -35,7 +35,7 @@ from autodo_jax import config as config_lib
 from autodo_jax.main import enable_compilation_cache
 from autodo_jax.report import table
 from autodo_jax.train import loop
-from autodo_jax.train.setup import prepare
+from autodo_jax.train.setup import Setup, prepare
 from autodo_jax.train.steps import Steps
 from benchmarks import common
 from configs import cifar10_jpeg, digits
@@ -121,13 +121,7 @@ def train(config: ml_collections.ConfigDict, known: dict[str, Steps]) -> dict[st
     """
     began = time.process_time()
     setup, state = prepare(config)
-    fields = {
-        name: value
-        for name, value in config_lib.to_fields(config).items()
-        if name not in _POINTS
-    }
-    adjustment = setup.objective.adjustment  # It differs between seeds.
-    key = json.dumps([fields, setup.plan.num_points["train"], adjustment])
+    key = program(config, setup)
     if key not in known and len(known) >= MAX_PROGRAMS:
         known.clear()
         jax.clear_caches()
@@ -141,6 +135,17 @@ def train(config: ml_collections.ConfigDict, known: dict[str, Steps]) -> dict[st
         "rare_error": table.rare_class_error(result),
         "CPU seconds": round(time.process_time() - began, 1),
     }
+
+
+def program(config: ml_collections.ConfigDict, setup: Setup) -> str:
+    """Returns what runs have in common that can share compiled steps."""
+    fields = {
+        name: value
+        for name, value in config_lib.to_fields(config).items()
+        if name not in _POINTS
+    }
+    adjustment = setup.objective.adjustment  # by the points, and part of the losses
+    return json.dumps([fields, setup.plan.num_points["train"], adjustment])
 
 
 _POINTS = (

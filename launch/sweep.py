@@ -44,11 +44,7 @@ ABLATIONS = {
 }
 
 # Of ablations: the paper's protocol, in which theta never learns from clean points.
-PROTOCOL = [
-    "task.joined_epochs=0",
-    "task.joined_share=0",
-    "task.logit_adjustment=0",
-]
+PROTOCOL = ["task.joined_epochs=0", "task.joined_share=0"]
 
 
 class Run(NamedTuple):

@@ -1,5 +1,8 @@
 """The cells: figures by hand, which runs are missing, and which rows a run shares."""
 
+import types
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -78,3 +81,18 @@ def test_the_first_cells_come_first():
     assert {seed for _, _, seed in work[:first]} == {0, 1, 2, 3, 4}
     assert {seed for cell, _, seed in work[:first] if cell == FEW} == {0, 1, 2}
     assert not any("photographs" in name for name in cells)
+
+
+def test_runs_share_compiled_steps_but_not_with_other_adjusted_logits():
+    """What is added to the logits is a constant of the compiled losses."""
+
+    def program(seed, adjustment, num_train=300):
+        setup: Any = types.SimpleNamespace(
+            plan=types.SimpleNamespace(num_points={"train": num_train}),
+            objective=types.SimpleNamespace(adjustment=adjustment),
+        )
+        return benchmark.program(benchmark.configuration(FEW, "autodo", seed), setup)
+
+    assert program(0, ()) == program(1, ())
+    assert program(0, (0.5, -0.5)) != program(1, (0.4, -0.6))
+    assert program(0, ()) != program(1, (), num_train=301)
