@@ -32,6 +32,7 @@ def get_config(method: str = ""):
     config.augment.erase_probability = 0.0  # The network is small enough to underfit.
     config.model.name = "small_cnn"
     config.model.widths = (16, 32, 32)
+    config.task.learning_rate = 0.025
     config.hyper.start_epoch = 10
     # With 0.05 hundreds of labels leave their class at random.
     config.hyper.learning_rate = 0.01
