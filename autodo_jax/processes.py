@@ -277,8 +277,8 @@ class Watchdog:
             if silent is not None:
                 print(
                     f"autodo_jax: process {jax.process_index()} has not heard of "
-                    f"process {silent} for {_SILENCE} s: it is stopped, or its machine "
-                    "is; the same command continues from the last checkpoint",
+                    f"process {silent} for {_SILENCE} s: it or its machine is stopped "
+                    "or gone; the same command continues from the last checkpoint",
                     file=sys.stderr,
                     flush=True,
                 )
