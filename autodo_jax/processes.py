@@ -276,9 +276,9 @@ class Watchdog:
             silent = self._pulse.silent()
             if silent is not None:
                 print(
-                    f"autodo_jax: process {jax.process_index()} has not heard of "
-                    f"process {silent} for {_SILENCE} s: it or its machine is stopped "
-                    "or gone; the same command continues from the last checkpoint",
+                    f"autodo_jax: process {jax.process_index()} lost another process "
+                    f"of the run: it has not heard of process {silent} for {_SILENCE} "
+                    "s; the same command continues from the last checkpoint",
                     file=sys.stderr,
                     flush=True,
                 )

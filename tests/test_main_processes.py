@@ -122,13 +122,7 @@ def test_a_run_that_lost_a_process_ends_and_goes_on_in_one(tmp_path, lost):
     assert status != 0
     if lost == 1:  # Where the first one is lost, JAX may be faster to end this one.
         said = [line for line in err.splitlines() if line.startswith("autodo_jax:")]
-        assert len(said) == 1
-        # The second is of a wait that does not fail when its peer is gone.
-        ends = (
-            "lost another process of the run",
-            "has not heard of process 1 for 30 s",
-        )
-        assert any(end in said[0] for end in ends)
+        assert len(said) == 1 and "lost another process of the run" in said[0]
     else:
         assert "lost another process" in err or "another task died" in err
         return  # Resuming is the same for both.
